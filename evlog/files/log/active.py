@@ -94,7 +94,7 @@ class ActiveSegment(Segment):
         self._pieces_read += len(places)
         return self._log.read_many(places)
 
-    def _maybe_in_memory(self) -> mmap | None:
+    def maybe_in_memory(self) -> mmap | None:
         if self._pieces_read < _PIECES_BEFORE_HOLDING:
             return None
         end = self.end

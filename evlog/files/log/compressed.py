@@ -180,7 +180,7 @@ class CompressedSegment(SealedSegment):
     def _open_log(self) -> None:
         self._blocks = open_blocks(self.log_path, self.header, self.info)
 
-    def _maybe_in_memory(self) -> None:
+    def maybe_in_memory(self) -> None:
         return None
 
     def _read_pieces(self, places: Sequence[Place]) -> list[bytes]:

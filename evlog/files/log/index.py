@@ -86,7 +86,7 @@ class SortedIndex:
         self._crcs = self._file[shape.crcs_at :].cast("I")
         # Threads share these without a lock: a page that two of them check at once is only checked twice.
         self._checked = bytearray(len(self._crcs))
-        self._all_checked = False
+        self.is_checked = False  # every page
         self._all_compared = False  # whether every number is that of an entry
         self._finds = 0
 
@@ -98,7 +98,7 @@ class SortedIndex:
         """
         keys = self.keys
         at = bisect_left(keys, key)
-        if not self._all_checked:
+        if not self.is_checked:
             self._finds += 1
             if self._finds > _FINDS_BEFORE_CHECKING_ALL:
                 self.check_all()
@@ -116,7 +116,7 @@ class SortedIndex:
         Raises:
             IndexFault: as `find`.
         """
-        if not self._all_checked:
+        if not self.is_checked:
             return [numbers[-1] if (numbers := self.find(key)) else -1 for key in keys]
         own, starts, postings, found = self.keys, self.starts, self.postings, []
         count = len(own)
@@ -134,7 +134,7 @@ class SortedIndex:
             IndexFault: a page that the answer rests on is damaged.
         """
         first, end = bisect_left(self.keys, low), bisect_right(self.keys, high)
-        if not self._all_checked:
+        if not self.is_checked:
             at = max(first - 1, 0)
             self._check(self._shape.keys_at + at * self._key_bytes, (end + 1 - at) * self._key_bytes)
             self._check(self._shape.starts_at + first * 4, (end - first + 1) * 4)
@@ -193,9 +193,9 @@ class SortedIndex:
         Raises:
             IndexFault: one is damaged.
         """
-        if not self._all_checked:
+        if not self.is_checked:
             self._check(FILE_HEADER_BYTES, self._shape.crcs_at - FILE_HEADER_BYTES)
-            self._all_checked = True
+            self.is_checked = True
 
     def check_as_whole(self) -> None:
         """Check every page and number, before the file is used as a whole. Raises as `check_all`."""
@@ -309,6 +309,11 @@ class SealedIndex:
             except IndexFault:
                 self._drop(kind)
         return self._columns.last_numbers(kind, keys)
+
+    def maybe_checked(self, kind: int) -> SortedIndex | None:
+        """Return the sorted file, if it is open and every page has been checked already."""
+        index = self._files.get(kind)
+        return index if index is not None and index.is_checked else None
 
     def maybe_sorted(self, kind: int) -> SortedIndex | None:
         """Return the sorted file with every page checked, or None if it has to be rebuilt."""

@@ -11,7 +11,7 @@ from evlog.errors import CorruptionError
 from evlog.files.disk.files import MAPS_KEEP_DESCRIPTORS
 from evlog.files.format import paths
 from evlog.files.format.hashes import hash_ids
-from evlog.files.format.headers import KIND_LOG, KIND_REMOVED
+from evlog.files.format.headers import KIND_LOG, KIND_REMOVED, KIND_STREAMS
 from evlog.files.format.manifest import SegmentRows
 from evlog.files.log.column_index import ColumnIndex
 from evlog.files.log.index import SealedIndex
@@ -23,6 +23,7 @@ from evlog.process.forks import register_fork_reset
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from mmap import mmap
     from typing import Any, Final, overload
 
     from evlog.files.format.filter import Identity
@@ -98,6 +99,16 @@ class Crowds:
         return sorted(set(found))
 
 
+class Direct(NamedTuple):
+    """What a read of few events takes of a sealed segment: mapped, and each page of the index checked."""
+
+    keys: memoryview  # of the index of streams, as the next two
+    starts: memoryview
+    postings: memoryview
+    entries: bytes | bytearray | memoryview
+    log: mmap
+
+
 class SealedPart:
     """A sealed segment with its look-ups, opened when used and perhaps closed when others are opened.
 
@@ -109,7 +120,7 @@ class SealedPart:
 
     __slots__ = (
         "_crowds", "_index", "_opened", "_removed", "_segment", "_store", "_store_id",
-        "count", "first_position", "info", "last_position", "system_numbers",
+        "count", "direct", "first_position", "info", "last_position", "system_numbers",
     )  # fmt: skip
 
     def __init__(self, store: str, store_id: bytes, info: SegmentInfo, opened: OpenParts) -> None:
@@ -127,6 +138,7 @@ class SealedPart:
         self._segment: SealedSegment | None = None
         self._removed: RemovedEvents | None = None
         self._crowds: Crowds | None = None
+        self.direct: Direct | None = None  # as `maybe_direct` made it last
 
     @property
     def index(self) -> SealedIndex:
@@ -176,6 +188,24 @@ class SealedPart:
                 raise missing(self._store, info, error) from None
         return removed
 
+    def maybe_direct(self) -> Direct | None:
+        """Return the mapped files of an uncompressed segment whose index of streams is checked, else None.
+
+        Raises:
+            SegmentMoved, CorruptionError: as `segment`.
+        """
+        index = self.index.maybe_checked(KIND_STREAMS)
+        if index is None:
+            return None
+        segment = self.segment
+        log = segment.maybe_in_memory()
+        if log is None:
+            return None
+        direct = self.direct = Direct(index.keys, index.starts, index.postings, segment.entries, log)
+        if self._index is None:  # another thread has closed the segment meanwhile
+            self.direct = None
+        return direct
+
     def crowds(self) -> Crowds:
         """Return the whole ids that are kept of this segment."""
         crowds = self._crowds
@@ -185,7 +215,7 @@ class SealedPart:
 
     def close(self) -> None:
         """Drop the files; a thread that reads from them keeps them until it is done."""
-        self._index = self._segment = self._removed = self._crowds = None
+        self._index = self._segment = self._removed = self._crowds = self.direct = None
 
     def take_over(self, columns: ColumnIndex) -> None:
         """Answer look-ups from the columns of the segment, as it was when it was active, until `close`."""
@@ -282,6 +312,12 @@ class SealedParts:
         if parts is None:
             parts = self._all = self[:]
         return iter(parts)
+
+    def at(self, places: Iterable[int]) -> Iterator[SealedPart]:
+        """Iterate over the segments at these places: each in a third of the time that `self[place]` takes."""
+        made, rows = self.made, self.rows
+        for place in places:
+            yield made.get(rows[place]) or self._make(place)
 
     def _make(self, place: int) -> SealedPart:
         part = SealedPart(self._store, self._store_id, self._segments[place], self._opened)

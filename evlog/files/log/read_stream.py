@@ -11,8 +11,10 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from operator import countOf, itemgetter
+from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_PLACE
 from evlog.files.format.frames import unpack_records
 from evlog.files.format.hashes import hash_stream
 from evlog.files.log.crafted import SENSELESS, senseless
@@ -129,13 +131,16 @@ def maybe_read_few(
         if entries.has_rule or log.damage is not None:
             return None
         number, low = entries.find_version(first) if first > 1 else (0, 0)
-        if most is None:
-            most = entries.count_from(number, low, RECORDS_AT_ONCE + 1)
-            if most > RECORDS_AT_ONCE:
-                return None
-        if reverse:
-            number, low = entries.find_last(most)
-        records = _read_from(entries, number, low, most)
+        begins = first <= 1 and (most is None or not reverse)
+        records = _maybe_read_direct(entries, most) if begins else None
+        if records is None:
+            if most is None:
+                most = entries.count_from(number, low, RECORDS_AT_ONCE + 1)
+                if most > RECORDS_AT_ONCE:
+                    return None
+            if reverse:
+                number, low = entries.find_last(most)
+            records = _read_from(entries, number, low, most, [])
         if records:
             is_bounded = first > 1 or last is not None
             if is_bounded and records[0][1] != max(first, 1):
@@ -153,14 +158,36 @@ def maybe_read_few(
     return map(Event, records[::-1] if reverse else records)
 
 
-def _read_from(entries: StreamEntries, number: int, low: int, most: int) -> Sequence[Record]:
-    """Return at most `most` records: those from the entry `low` of a segment on.
+def _maybe_read_direct(entries: StreamEntries, most: int | None) -> Sequence[Record] | None:
+    """Return the first `most` records, or all if these are at most 256; None where `_read_from` has to do it.
+
+    A stream in ten segments is read in three quarters of the time of `_read_from`, by fewer calls.
+    """
+    wanted = RECORDS_AT_ONCE + 1 if most is None else most
+    found = entries.maybe_find_direct(wanted)
+    if not found or len(found) > RECORDS_AT_ONCE:
+        return None
+    place, longest, pieces = ENTRY_PLACE.unpack_from, BYTES_AT_ONCE // len(found), []
+    for rows, log, number in found:
+        at, length, before, after = place(rows, number * ENTRY_BYTES)
+        if not 0 < length <= longest or crc32(raw := log[at : at + length], before) != after:
+            return None
+        pieces.append(raw)
+    if len(pieces) == wanted:
+        return unpack_records(pieces, wanted)
+    records = _read_from(entries, entries.last, 0, wanted, pieces)
+    return records if len(records) <= RECORDS_AT_ONCE else None
+
+
+def _read_from(
+    entries: StreamEntries, number: int, low: int, most: int, pieces: list[bytes]
+) -> Sequence[Record]:
+    """Return at most `most` records: those in `pieces`, and those from the entry `low` of a segment on.
 
     Raises:
         _TooLong: they have more bytes than are read at once.
     """
-    pieces: list[bytes] = []
-    count = read_bytes = 0
+    count, read_bytes = len(pieces), 0
     last = entries.last
     while True:
         part, numbers, size = entries.within(number)

@@ -56,7 +56,7 @@ class SealedSegment(Segment):
                 f"the file has {len(self._log)} bytes, {log_bytes} were sealed",
             )
 
-    def _maybe_in_memory(self) -> mmap | None:
+    def maybe_in_memory(self) -> mmap | None:
         return self._map
 
     def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:  # noqa: ARG002 - all of it

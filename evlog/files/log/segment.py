@@ -69,7 +69,7 @@ RECORDS_AT_ONCE: Final = 256
 # A search asks once of each frame with this many events; the records of smaller frames are put together.
 _MANY_EVENTS: Final = 16
 BYTES_AT_ONCE: Final = 1 << 20
-_LEAST_RUN: Final = 4  # more neighbours than these are read as one
+LEAST_RUN: Final = 4  # more neighbours than these are read as one
 _WINDOW_BYTES: Final = 1 << 16
 _FIRST_RECORDS: Final = 32  # so that one page, or one event, does not cost more
 
@@ -128,19 +128,19 @@ class Segment:
 
     def log_bytes(self, offset: int, length: int) -> bytes:
         """Return bytes of the log, fewer at its end."""
-        log = self._maybe_in_memory()
+        log = self.maybe_in_memory()
         if log is not None:
             return log[offset : offset + length]
         return self._read_pieces([(offset, length, 0, 0)])[0]
 
     def log_pieces(self, places: Sequence[Place]) -> list[bytes]:
         """Return the bytes at many places in one call: calls cost as much as the bytes."""
-        log = self._maybe_in_memory()
+        log = self.maybe_in_memory()
         if log is None:
             return self._read_pieces(places)
         return [log[offset : offset + length] for offset, length, _, _ in places]
 
-    def _maybe_in_memory(self) -> mmap | None:
+    def maybe_in_memory(self) -> mmap | None:
         """Return the whole log, of which slices are bytes; None if it has to be read."""
         return None
 
@@ -223,13 +223,13 @@ class Segment:
             CorruptionError: the first one is damaged.
         """
         count, first = len(numbers), numbers[0]
-        log = self._maybe_in_memory()
+        log = self.maybe_in_memory()
         if count == 1:  # one record: twice as fast as the code below
             if log is not None:
                 at, length, before, after = ENTRY_PLACE.unpack_from(self.entries, first * ENTRY_BYTES)
                 if 0 < length <= BYTES_AT_ONCE and crc32(raw := log[at : at + length], before) == after:
                     return [raw], 1
-        elif (last := numbers[-1]) - first == count - 1 >= _LEAST_RUN:
+        elif (last := numbers[-1]) - first == count - 1 >= LEAST_RUN:
             run, events = self._run(first, last)
             if run:
                 return [run], events
@@ -256,7 +256,7 @@ class Segment:
         last_at, length, _, after, last_frame = ENTRY_RUN.unpack_from(entries, last * ENTRY_BYTES)
         if frame != last_frame:  # up to the end of the first one's frame
             last = bisect_right(range(last), frame, first, key=self._frame_offset) - 1
-            if last - first < _LEAST_RUN:
+            if last - first < LEAST_RUN:
                 return b"", 0
             last_at, length, _, after = ENTRY_PLACE.unpack_from(entries, last * ENTRY_BYTES)
         size = last_at + length - offset

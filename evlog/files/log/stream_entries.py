@@ -5,14 +5,19 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from evlog.files.format.headers import KIND_STREAMS
+from evlog.files.log.segment import LEAST_RUN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from mmap import mmap
     from typing import Final
 
     from evlog.files.log.parts import LogState, Part
     from evlog.model.redaction import Redacted
+
+    Found = tuple[bytes | bytearray | memoryview, mmap, int]
+    """The entries and the log of a segment, and the number of an entry."""
 
 _MOST_KEPT: Final = 8  # segments of which a stream's entries are kept: their index stays mapped
 
@@ -52,6 +57,30 @@ class StreamEntries:
     def are_of(self, stream: str, state: LogState) -> bool:
         """Return whether these are the entries of the stream, and nothing has changed since."""
         return stream == self.stream and state is self._state and state.active.segment.count == self._count
+
+    def maybe_find_direct(self, most: int) -> list[Found] | None:
+        """Return the entries in the sealed segments, but at most `most`; None if a segment cannot be
+        looked up directly, or has neighbours, which are read as one.
+        """
+        key, found = self._hash, []
+        for part in self._state.sealed.at(self._places):
+            direct = part.direct or part.maybe_direct()
+            if direct is None:
+                return None
+            keys, starts, postings, rows, log = direct
+            at = bisect_left(keys, key)
+            if at < len(keys) and keys[at] == key:
+                start, end = starts[at], starts[at + 1]
+                if end - start == 1:
+                    found.append((rows, log, postings[start]))
+                else:
+                    numbers = postings[start:end]
+                    if end - start > LEAST_RUN and numbers[-1] - numbers[0] == end - start - 1:
+                        return None
+                    found += [(rows, log, number) for number in numbers[: most - len(found)]]
+                if len(found) == most:
+                    break
+        return found
 
     @property
     def last(self) -> int:

@@ -312,7 +312,7 @@ def test_the_log_in_memory_is_what_the_file_has(
             offsets = [dice.randrange(segment.end) for _ in range(30)]
             places = [(offset, min(dice.randrange(400), segment.end - offset), 0, 0) for offset in offsets]
             assert segment.log_pieces(places) == [raw[at : at + length] for at, length, _, _ in places]
-        while segment._maybe_in_memory() is None:
+        while segment.maybe_in_memory() is None:
             assert held_at_once == 50
         assert [event.version for event in store.read("s")] == list(range(1, 81))
 
@@ -324,17 +324,17 @@ def test_a_log_that_is_too_long_is_not_kept_in_memory(
     monkeypatch.setattr(active_module, "_MAX_HELD_BYTES", 5000)
     segment = engine_of(store)._log.active.segment  # type: ignore[union-attr]
     before = len(list(store.read("s-1")))
-    assert segment._maybe_in_memory() is not None
+    assert segment.maybe_in_memory() is not None
     store.append("s-1", [NewEvent("T", b"x" * 5000, content_type="binary")])
     assert len(list(store.read("s-1"))) == before + 1
-    assert segment._maybe_in_memory() is None
+    assert segment.maybe_in_memory() is None
 
 
 def test_what_is_wrong_in_memory_is_read_again(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(active_module, "_PIECES_BEFORE_HOLDING", 0)
     segment = engine_of(store)._log.active.segment  # type: ignore[union-attr]
     there = list(store.read("s-1"))
-    held = segment._maybe_in_memory()
+    held = segment.maybe_in_memory()
     assert held is not None
     held[FILE_HEADER_BYTES : segment.end] = bytes(segment.end - FILE_HEADER_BYTES)
     assert list(store.read("s-1")) == there != []

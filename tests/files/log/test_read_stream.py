@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
+from mmap import mmap
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,22 @@ import pytest
 import evlog
 from evlog import Event, EventStore, NewEvent
 from evlog.errors import CorruptionError
+from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.frames import unpack_records
+from evlog.files.format.headers import FILE_HEADER_BYTES
+from evlog.files.log import parts
+from evlog.files.log.index import SealedIndex
 from evlog.files.log.log import Log
 from evlog.files.log.read_stream import Bounds, maybe_read_few, read_stream
+from evlog.files.log.sealed_segment import SealedSegment
 from tests.support.helpers import engine_of, flip_bit, frames_of, new, numbers, segment_files, small_store
+
+
+@pytest.fixture(autouse=True, params=["unchecked", "checked"])
+def indexes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the indexes checked at once, as after many look-ups: then they are looked up directly."""
+    if request.param == "checked":
+        monkeypatch.setattr(SealedIndex, "maybe_checked", SealedIndex.maybe_sorted)
 
 
 def test_a_guess_that_another_stream_has_led_astray_hides_nothing(
@@ -200,6 +214,10 @@ def test_many_events_and_unusual_ones_are_left_to_a_general_read(memory_path: Pa
         assert is_left("large")
         assert not is_left("large", limit=1)
         assert is_left("kept-1")
+        for number in range(1, 310):  # more than 256 only with those in the active segment, then without, too
+            store.append_many([(stream, [new(number)]) for stream in ("x", "y")])
+            assert is_left("x") == (number > 256)
+            assert numbers(store.read("x")) == list(range(1, number + 1))
         assert [event.version for event in store.read("kept-1")] == [5, 6, 7, 8, 9]
     with small_store(memory_path / "spread", segment_events=1) as store:
         for _ in range(4):
@@ -223,6 +241,70 @@ def test_a_salvaged_stream_with_versions_missing_in_its_middle_is_read_within_bo
     for first, last, limit in product(range(1, 22), range(1, 22), (None, 1, 3)):
         wanted = [version for version in there if first <= version <= last][:limit]
         assert [event.version for event in salvaged.read("a", first, last, limit=limit)] == wanted
+
+
+@pytest.fixture
+def checked(short_streams: EventStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventStore]:
+    """The same, opened, with the indexes of all sealed segments looked up directly from the next read on."""
+    monkeypatch.setattr("evlog.files.log.index._FINDS_BEFORE_CHECKING_ALL", 0)
+    with evlog.open(short_streams.path) as store:
+        assert numbers(store.read("a")) == list(range(1, 31))
+        yield store
+
+
+def test_a_stream_is_looked_up_directly_once_the_indexes_are_checked(
+    checked: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SealedIndex, "find", lambda *_: pytest.fail("the index was asked"))
+    assert numbers(checked.read("a")) == list(range(1, 31))
+    assert numbers(checked.read("b", limit=9)) == list(range(1, 10))
+    assert numbers(checked.read("b", 1, 4, limit=9)) == list(range(1, 5))
+    assert numbers(checked.read("b", reverse=True)) == list(range(12, 0, -1))
+
+
+def test_entries_that_are_damaged_after_a_direct_look_up_are_repaired(checked: EventStore) -> None:
+    assert numbers(checked.read("a")) == list(range(1, 31))
+    for offsets in segment_files(checked, "offsets")[:-1]:
+        flip_bit(offsets, FILE_HEADER_BYTES + ENTRY_BYTES + 16)  # where the record of the second entry begins
+    assert numbers(checked.read("a")) == list(range(1, 31))
+    assert numbers(checked.read("b")) == list(range(1, 13))
+
+
+@pytest.mark.exact_hashes  # else any damaged event may be a policy
+def test_a_record_that_is_damaged_after_a_direct_look_up_is_found(checked: EventStore) -> None:
+    assert numbers(checked.read("a")) == list(range(1, 31))
+    flip_bit(segment_files(checked, "log")[1], b"\xc4\x0211\xc0", 3)  # in the data of version 11
+    found: list[Event] = []
+    with pytest.raises(CorruptionError):
+        found.extend(checked.read("a"))
+    assert numbers(found) == list(range(1, 11))
+
+
+def test_a_segment_that_is_closed_for_another_one_is_not_kept_by_direct_look_ups(
+    checked: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert numbers(checked.read("a")) == list(range(1, 31))
+    sealed = engine_of(checked)._opened().sealed
+    assert all(part.direct for part in sealed)
+    monkeypatch.setattr(parts, "max_open_parts", lambda _logs: 2)
+    sealed[0].close()
+    assert numbers(checked.read("a")) == list(range(1, 31))
+    assert len([part for part in sealed if part.direct]) <= 2
+
+
+def test_a_segment_that_another_thread_closes_is_not_kept_by_direct_look_ups(
+    checked: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = engine_of(checked)._opened().sealed[0]
+    part.direct, look = None, SealedSegment.maybe_in_memory
+
+    def close_meanwhile(segment: SealedSegment) -> mmap | None:
+        part.close()
+        return look(segment)
+
+    monkeypatch.setattr(SealedSegment, "maybe_in_memory", close_meanwhile)
+    assert part.maybe_direct() is not None
+    assert part.direct is None
 
 
 def test_what_is_known_of_a_stream_follows_other_writers(short_streams: EventStore) -> None:
