@@ -17,6 +17,7 @@ from evlog.errors import (
     ExtraNotInstalled,
     IdConflict,
     InvalidArgument,
+    InvalidEvent,
     InvalidSchema,
     SchemaViolation,
 )
@@ -573,7 +574,10 @@ class EventStore:
         else:
             from evlog.model.encoding import encode_id
 
-            id = encode_id(event)
+            try:
+                id = encode_id(event)
+            except InvalidEvent:
+                raise InvalidArgument(f"invalid event {event!r:.80}; give its id or its position") from None
             name, position = id_text(id), self.engine.find_ids([id]).get(id)
         if position:
             for found in self.engine.read_all(LogSelection.at(position)):
@@ -930,7 +934,9 @@ class EventStore:
     ) -> None:
         """Call the handler with every event of a named subscription: at least once, in order.
 
-        The checkpoint passes an event after the handler has returned. Returns when the subscription ends.
+        The checkpoint passes an event after the handler has returned. Returns when the subscription ends: by
+        `follow`, `idle` or `timeout`. To end it from another thread, iterate over `subscribe`, which has a
+        `stop`, or close the store: then this raises StoreClosed.
 
         Args:
             handler: called with the event. It has failed if it, or an upcaster of the event, raises an

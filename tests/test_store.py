@@ -487,3 +487,9 @@ def test_an_append_is_a_stream_its_events_and_a_version(store: EventStore, wrong
     with pytest.raises(evlog.InvalidArgument, match="invalid append"):
         store.append_many([wrong])
     assert store.head == 0
+
+
+@pytest.mark.parametrize("method", ["get", "trace"])
+def test_what_is_neither_an_id_nor_a_position_is_refused(store: EventStore, method: str) -> None:
+    with pytest.raises(evlog.InvalidArgument, match="invalid event 'o-1'; give its id or its position"):
+        getattr(store, method)("o-1")
