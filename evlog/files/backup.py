@@ -5,8 +5,9 @@
    manifest that is there now.
 2. Sealed segments get a second name (a hard link) where the file system allows it: no command changes them,
    in the source or in the copy. All else is copied.
-3. The copy's manifest is replaced last. Until then the copy is what the former run left, so the next run
-   repeats a run that was killed anywhere.
+3. The copy's manifest is replaced last, before the marks that speak of it. Until then the copy is what the
+   former run left, so the next run repeats a run that was killed anywhere. Segments that only the next
+   manifest names may be there: then the copy can be read, and takes no appends.
 4. Checkpoints are read before the log, and put in place after the manifest: no subscription of the copy is
    ahead of its log, whenever the run is killed.
 5. At the end the copy is checked: all of it the first time, later what was new.
@@ -87,17 +88,19 @@ class _Run:
     def run(self, *, is_new: bool) -> Backup:
         """Copy what is missing, make it the copy's content, remove what is not part of it, and check it."""
         staged = self._stage_subscriptions()
-        manifest = self._copy_log()
+        manifest, end = self._copy_log()
         self._disk.close(self._disk.open(paths.lock_path(self._out), create=True, readable=False))
         sync_names(self._out, self._disk)  # a power loss must not leave a manifest without its files
-        replace_manifest(self._out, manifest, self._disk, is_marked=True)
+        replace_manifest(self._out, manifest, self._disk)
+        self._replace(paths.durable_path(self._out), _marks(end))
         self._put_subscriptions(staged)
         self._remove_others(manifest)
         return self._check(manifest, everything=is_new)
 
     # --- the log
 
-    def _copy_log(self) -> Manifest:
+    def _copy_log(self) -> tuple[Manifest, Mark]:
+        """Copy the segments; return their manifest, and the mark of their end."""
         for _ in range(_ATTEMPTS):
             self._log.look()
             try:
@@ -106,7 +109,7 @@ class _Run:
                 continue  # compacted meanwhile; what was copied and still counts is not copied again
         raise StoreBusy(self._log.store)
 
-    def _copy_segments(self) -> Manifest:
+    def _copy_segments(self) -> tuple[Manifest, Mark]:
         log = self._log
         manifest = log.manifest
         *sealed, _ = manifest.segments
@@ -119,11 +122,11 @@ class _Run:
             done += size
             if self._progress is not None:
                 self._progress(done, total)
-        self._copy_active(active, end, manifest)
+        mark = self._copy_active(active, end, manifest)
         self._copy_if_there(paths.filter_path(log.store), paths.filter_path(self._out), link=False)
         if self._progress is not None:
             self._progress(total, total)
-        return manifest
+        return manifest, mark
 
     def _durable_end(self, active: ActiveSegment) -> int:
         """Return the offset up to which the active log is on the device, so that no failure can remove it."""
@@ -149,8 +152,8 @@ class _Run:
             else:
                 self._copy_if_there(info.path(self._log.store, suffix), info.path(self._out, suffix))
 
-    def _copy_active(self, active: ActiveSegment, end: int, manifest: Manifest) -> None:
-        """Copy the active log and its entries up to the end of a frame, and note that in the marks."""
+    def _copy_active(self, active: ActiveSegment, end: int, manifest: Manifest) -> Mark:
+        """Copy the active log and its entries up to the end of a frame; return the mark of that end."""
         info, disk = active.info, self._disk
         count = active.count_before(end)
         rows = bytes(active.entries[: count * ENTRY_BYTES])
@@ -160,10 +163,9 @@ class _Run:
         disk.replace(path + paths.TEMPORARY, path)
         self._replace(info.path(self._out, "offsets"), entries)
         time_us = active.record(count - 1)[5] if count else 0
-        mark = Mark(active.tag, end, count, crc32(rows), time_us, manifest_crc(manifest))
-        self._replace(paths.durable_path(self._out), _marks(mark))
         self._copied += end + len(entries)
         self._fresh.add(info.tag)
+        return Mark(active.tag, end, count, crc32(rows), time_us, manifest_crc(manifest))
 
     # --- files
 

@@ -174,6 +174,7 @@ def test_killed_at_any_step_it_leaves_the_copy_before_or_none_and_the_next_run_i
             with evlog.open(out) as copy:
                 for listed in copy.subscriptions():
                     assert listed.position <= copy.head
+                assert len(list(copy.read_all())) <= copy.head
             assert evlog.verify_store(out).ok
         else:
             assert not again

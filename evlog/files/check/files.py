@@ -46,6 +46,7 @@ from evlog.files.format.marks import (
     maybe_decode_mark,
 )
 from evlog.files.format.sorted_index import suffixes_of
+from evlog.files.log.later import holds_events, is_later, maybe_later_log, outdated_detail
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.segment import written_end
 from evlog.files.write.derived import is_running
@@ -206,6 +207,11 @@ def _check_marks(store: str, manifest: Manifest, active_bytes: int, findings: li
     elif len(raw) % MARK_BYTES:
         detail = f"it has {len(raw)} bytes: a mark is cut off; nothing is lost"
         findings.append(kinds.note(kinds.LENGTH, paths.DURABLE, len(raw), None, detail))
+    written, last = maybe_decode_mark(WRITTEN_MAGIC, raw[:MARK_BYTES]), manifest.segments[-1]
+    if written is not None and written.tag != last.tag:
+        later = maybe_later_log(store, manifest)
+        if later is not None and _read_manifest(store) == manifest:  # no writer has begun it meanwhile
+            findings.append(kinds.damage(kinds.MANIFEST, paths.MANIFEST, None, None, outdated_detail(later)))
     tags = {info.tag for info in manifest.segments}
     compacted = any(info.generation for info in manifest.segments)
     for magic, at in MARK_AT.items():
@@ -247,6 +253,11 @@ def check_names(snapshot: StoreSnapshot) -> list[Finding]:
             if manifest.names(meaning) or is_compacting(store):
                 continue
             detail = "the manifest does not name it: a crash left it half written, or replaced"
+            if is_later(manifest, name) and holds_events(f"{paths.segments_path(store)}/{name}"):
+                detail = (
+                    "it has events after those of the manifest, which an interrupted backup or an older "
+                    "manifest.json does not name; writers refuse to append"
+                )
         elif name.endswith(paths.TEMPORARY):
             if not idle or is_running(name):
                 continue

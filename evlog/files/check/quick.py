@@ -53,7 +53,8 @@ def verify_quickly(snapshot: StoreSnapshot, checkpoints_of: Callable[[int], list
 def _check_end(snapshot: StoreSnapshot, log: Log) -> list[Finding]:
     """Check the end of the active log, as it was in the snapshot: writers may have appended since."""
     if log.damage is not None:
-        return [_as_finding(snapshot.store, log.damage)]
+        finding = _as_finding(snapshot.store, log.damage)
+        return [] if finding in snapshot.findings else [finding]
     active = log.active.segment
     if not snapshot.idle or active.info != snapshot.manifest.segments[-1]:
         return []
@@ -70,7 +71,8 @@ def _check_end(snapshot: StoreSnapshot, log: Log) -> list[Finding]:
 
 def _as_finding(store: str, damage: CorruptionError) -> Finding:
     file = damage.path.removeprefix(store + "/")
-    return kinds.damage(kinds.FRAME, file, damage.offset, damage.position, damage.detail)
+    kind = kinds.MANIFEST if file == paths.MANIFEST else kinds.FRAME
+    return kinds.damage(kind, file, damage.offset, damage.position, damage.detail)
 
 
 def check_sizes(snapshot: StoreSnapshot) -> list[Finding]:

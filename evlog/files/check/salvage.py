@@ -3,7 +3,7 @@
 1. The new store has the same store id, and every event has the position, version, id and time it had.
 2. A segment without damage is copied as it is, so head digests up to the first damage stay right. Of a
    damaged one the whole records are written again, with gaps, as a compaction would leave it.
-3. Without a manifest the logs' headers tell which segments there were.
+3. Without a manifest, or with one that is older than a log, the logs' headers tell which segments there were.
 4. The source is only read. The new store exists once its manifest does, which is written last.
 """
 
@@ -49,6 +49,7 @@ from evlog.files.format.headers import (
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import WRITTEN_MAGIC, Mark, encode_mark
 from evlog.files.log.crafted import refuses_crafted_content
+from evlog.files.log.later import maybe_later_log
 from evlog.files.log.manifest_file import manifest_crc, replace_manifest
 from evlog.files.log.parts import OpenParts, SealedPart
 from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS, check_outside
@@ -136,10 +137,12 @@ def _with_losses(infos: Sequence[SegmentInfo]) -> tuple[SegmentInfo, ...]:
 
 
 def _find_segments(store: str) -> tuple[Manifest, list[SegmentTask]]:
-    """Return the segments to copy, by the manifest, or by the logs' own headers where that is damaged."""
+    """Return the segments to copy, by the manifest; by the logs' headers where that is damaged or old."""
     try:
         seen = take_snapshot(store)
     except CorruptionError:
+        return _without_manifest(store)
+    if maybe_later_log(store, seen.manifest) is not None:
         return _without_manifest(store)
     return seen.manifest, seen.tasks()
 

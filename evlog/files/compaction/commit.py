@@ -15,11 +15,10 @@ from evlog.files.compaction.hidden import CutOff
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
-from evlog.files.format.filter import identity_of
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.format.paths import SegmentFile
-from evlog.files.write.filter_file import remove_stale_filter_locked
+from evlog.files.log.later import maybe_later_log, outdated
 from evlog.files.write.roll import replace_manifest_locked, sync_names
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, category_of
@@ -46,12 +45,19 @@ _MAX_RULES: Final = 1000  # that a started event names; the log has all of them
 
 
 def clear_leftovers(log: Log, lock: FileLock, disk: Disk) -> None:
-    """Remove what an interrupted compaction or roll has left; no other process compacts meanwhile."""
+    """Remove what an interrupted compaction or roll has left; no other process compacts meanwhile.
+
+    Raises:
+        CorruptionError: the manifest is older than a log; nothing was removed.
+    """
     with lock:
         log.look()
         # A killed process may have replaced the manifest without syncing its name. Until that is durable, a
         # power loss can bring the old manifest back, and the files that only it names must stay.
         sync_names(log.store, disk)
+        later = maybe_later_log(log.store, log.manifest)
+        if later is not None:
+            raise outdated(log.store, later)
         directory = paths.segments_path(log.store)
         for name in sorted(os.listdir(directory)):
             meaning = paths.maybe_parse_segment_name(name)
@@ -73,8 +79,6 @@ def replace_segments(
         log.look()
         manifest = log.manifest
         after = manifest._replace(segments=_replaced(manifest.segments[:], old, new))
-        if identity_of(new) not in map(identity_of, old):  # else it is only compressed
-            remove_stale_filter_locked(log, new, disk)
         try:
             replace_manifest_locked(log, after, disk)
         except StoreFull:  # raised before the new manifest was in place

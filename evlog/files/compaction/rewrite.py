@@ -2,8 +2,8 @@
 
 Records that stay are copied byte for byte into frames of many, without being decoded; of those whose content
 is erased, what stays is written. Each removed event leaves a row in the .removed file. The files are synced,
-but no manifest names them yet: a crash leaves files that mean nothing, and the same work done again writes
-the same bytes. One segment is open at a time. Nothing here takes a lock.
+but no manifest names them yet: a crash leaves files that mean nothing. One segment is
+open at a time. Nothing here takes a lock.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from bisect import bisect_left
 from functools import lru_cache
 from itertools import accumulate, compress, islice, pairwise
 from operator import itemgetter
-from struct import Struct
 from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError
@@ -62,6 +61,7 @@ from evlog.files.format.removed_events import (
 )
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
 from evlog.files.log.parts import OpenParts, SealedPart, open_sealed
+from evlog.files.write.roll import new_tag
 from evlog.model.events import REDACTED_BEGIN
 from evlog.model.named import NamedTuple
 from evlog.model.redaction import record_digest, redacted_record
@@ -90,7 +90,6 @@ _ENTRIES_AT_ONCE: Final = 8192
 _BYTES_AT_ONCE: Final = 2 << 20
 _FRAME_BYTES: Final = 128 << 10  # read whole for one event when scanning; less would cost a scan its speed
 _WRITE_BYTES: Final = 1 << 20
-_TAG: Final = Struct("<16sQI")
 # Fields of records; to take each of many records costs half of turning all nine into columns.
 _POSITION, _ID, *_CONTENT = map(itemgetter, (0, 4, 6, 7, 8))
 
@@ -104,14 +103,11 @@ class OutputSegment(NamedTuple):
 
     @classmethod
     def of(cls, store: str, manifest: Manifest, group: Sequence[SegmentInfo]) -> OutputSegment:
-        """Return the segment in the place of the group: its names and tag follow from the group."""
-        generation = 1 + max(info.generation for info in group)
-        position = group[0].first_position
-        tag = crc32(_TAG.pack(manifest.store_id_bytes, position, generation)) | 1
+        """Return the segment in the place of the group: its names follow from the group."""
         info = SegmentInfo(
-            position,
-            generation,
-            tag,
+            group[0].first_position,
+            1 + max(info.generation for info in group),
+            new_tag(),
             last_position=group[-1].last_position,
             first_time_us=group[0].first_time_us,
             last_time_us=group[-1].last_time_us,

@@ -11,7 +11,7 @@ segments in a row, made of their blocks; and one for each 16, made of four of th
         12     4  length of their names in bytes
         16    16  slots of the tables of types, streams, ids and tags, u32 each: a power of two, or 0
         32     4  CRC of bytes 0..31, of the names and of the page CRCs
-        36        names: what the manifest has as first position, generation and tag, one segment a line
+        36        names: the manifest's numbers from first position to offsets CRC, one segment a line
                   page CRCs: u32 for every 4,096 bytes of the tables
                   tables of types, streams, ids and tags: a u16 for each slot and segment, slot by slot
 
@@ -21,9 +21,10 @@ segment has the key. Of absent keys, one of 230 is taken for one that may be the
 2 slots a key), and one of 800 in a small one (at least 4). One read and the check of one page answer for 16
 segments.
 
-A segment is looked up in the last block that names it. A block that names a replaced segment is stale and
-ignored. A segment without a block, or with a damaged one, is always searched. The file is derived: damage
-costs time only. Blocks are appended or the file is replaced, never changed or cut, because readers map it.
+A segment is looked up in the last block that names it. A block that names another segment is stale and
+ignored: the CRC tells apart what two copies of a store have appended to one segment. A segment without a
+block, or with a damaged one, is always searched. The file is derived: damage costs time only. Blocks are
+appended or the file is replaced, never changed or cut, because readers map it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     Identity = bytes
-    """A segment's first position, generation and tag, as the manifest has them."""
+    """A segment's numbers from first position to offsets CRC, as the manifest has them."""
 
 _BLOCK: Final = Struct("<4s8I")
 _START: Final = Struct("<4sI")
@@ -64,6 +65,7 @@ _MAGIC: Final = b"evFC"
 _CRC_AT: Final = 32
 JOINED: Final = 4  # blocks, twice: fewer than 4 of 1, 4 of 4 and one for each 16 cost a look-up least
 MAX_MEMBERS: Final = JOINED * JOINED
+IDENTITY_FIELDS: Final = 7  # of `SegmentInfo`
 _KINDS: Final = (KIND_TYPES, KIND_STREAMS, KIND_IDS, KIND_TAGS)
 _SMALL_TABLE_KEYS: Final = 4096
 _MIN_SLOTS: Final = 256
@@ -88,7 +90,7 @@ class Block(NamedTuple):
 
 def identity_of(info: Sequence[int]) -> Identity:
     """Return the identity of a segment."""
-    return b"%d,%d,%d" % (info[0], info[1], info[2])
+    return b"%d,%d,%d,%d,%d,%d,%d" % tuple(info[:IDENTITY_FIELDS])
 
 
 def encode_filter_header(store_id: bytes) -> bytes:

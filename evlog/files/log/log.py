@@ -275,7 +275,20 @@ class Log:
         active = self.active.segment
         if durable > active.end:
             active.refresh(durable)  # the mark may be newer than what was read of the log
-        return active.damage(durable) if durable > active.end else None
+        return active.damage(durable) if durable > active.end else self.find_later_segment()
+
+    def find_later_segment(self) -> CorruptionError | None:
+        """Return what is wrong if a writer has left a mark of another segment than the manifest's last one.
+
+        After a power loss it may be the mark of an earlier one.
+        """
+        mark = maybe_decode_mark(WRITTEN_MAGIC, self._read_marks()[:MARK_BYTES])
+        if mark is None or mark.tag == self.active.segment.tag:
+            return None
+        from evlog.files.log.later import maybe_later_log, outdated  # few stores need it
+
+        later = maybe_later_log(self.store, self.manifest)
+        return outdated(self.store, later) if later is not None and self.is_current() else None
 
     # --- marks
 

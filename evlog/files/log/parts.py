@@ -10,6 +10,7 @@ from bisect import bisect_left
 from evlog.errors import CorruptionError
 from evlog.files.disk.files import MAPS_KEEP_DESCRIPTORS
 from evlog.files.format import paths
+from evlog.files.format.filter import IDENTITY_FIELDS
 from evlog.files.format.hashes import hash_ids
 from evlog.files.format.headers import KIND_LOG, KIND_REMOVED, KIND_STREAMS
 from evlog.files.format.manifest import SegmentRows
@@ -285,8 +286,8 @@ class SealedParts:
         self._all: list[SealedPart] | None = None
 
     def identities(self) -> list[Identity]:
-        """Return the first position, generation and tag of each."""
-        return [row[: -len(row.split(b",", 3)[3]) - 1] for row in self.rows]
+        """Return what the filter names each by."""
+        return [row[: -len(row.split(b",", IDENTITY_FIELDS)[-1]) - 1] for row in self.rows]
 
     def begins_with(self, other: SealedParts) -> bool:
         """Return whether the others are the first of these, and what is known of them is still right."""

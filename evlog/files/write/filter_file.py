@@ -6,9 +6,7 @@
    of four such. Where a compaction replaced some of these, the others get blocks of their own again.
 3. What readers may have mapped is never changed or cut. If anything but whole blocks is in the file, or
    too many that are not used, another file replaces it.
-4. A segment that is about to be sealed is in no block. If it is, the filter is of events that are not there
-   any more, because older files were put in their place: it is removed.
-5. Nothing is synced: every byte is under a CRC, and what a power loss takes is added again.
+4. Nothing is synced: every byte is under a CRC, and what a power loss takes is added again.
 """
 
 from __future__ import annotations
@@ -21,12 +19,10 @@ from evlog.files.format.filter import (
     decode_blocks,
     encode_block,
     encode_filter_header,
-    find_blocks,
     identity_of,
     join_blocks,
     joined_size,
     maybe_decode_block,
-    members_at,
     single_block,
 )
 from evlog.files.format.headers import FormatFault
@@ -40,7 +36,6 @@ if TYPE_CHECKING:
     from typing import Final
 
     from evlog.files.disk.files import Disk, WriteFile
-    from evlog.files.format.manifest import SegmentInfo
     from evlog.files.log.log import Log
 
 _KEYS_AT_ONCE: Final = 1 << 18  # a tenth of a second; the next call continues
@@ -73,21 +68,6 @@ def complete_filter(log: Log, disk: Disk) -> None:
         extend_filter(log, disk)
         if not log.filter.is_due:
             return
-
-
-def remove_stale_filter_locked(log: Log, fresh: SegmentInfo, disk: Disk) -> None:
-    """Remove the filter if it has a segment that is about to be named as sealed; the writers' lock is held.
-
-    Its keys are those of other events then: an older copy was put over the files, but not over the filter.
-    Look-ups would miss what the segment has.
-    """
-    identity = identity_of(fresh)
-    try:
-        raw = map_file(log.filter.path)
-    except (FileNotFoundError, EvlogError):
-        return
-    if any(identity in members_at(raw, at) for at in find_blocks(raw)[:-1]):
-        disk.remove(log.filter.path)
 
 
 def _extend_locked(log: Log, file: WriteFile, disk: Disk) -> None:

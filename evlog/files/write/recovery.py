@@ -8,7 +8,8 @@ This is the one place that decides what happens to a torn tail.
 3. After a failed sync, memory may hold bytes that the device does not have. The suspect mark says that this
    happened. If the writer was killed between its failed sync and that mark, only frames beyond the durable
    mark are a sign of it. In both cases the tail is read from the device before it is judged.
-4. Each step may be interrupted anywhere and done again.
+4. A log that the manifest does not name, and that has later events, was acknowledged, too: CorruptionError.
+5. Each step may be interrupted anywhere and done again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import os
 
 from evlog.files.disk.files import read_back
+from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, encode_file_header
 from evlog.files.format.marks import (
@@ -28,6 +30,7 @@ from evlog.files.format.marks import (
     encode_mark,
 )
 from evlog.files.log.manifest_file import replace_manifest
+from evlog.files.write.roll import check_newest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +60,11 @@ def recover_locked(
     Raises:
         CorruptionError: acknowledged events are damaged or missing; nothing was changed.
     """
+    if log.active.count:  # else that is the active log itself
+        check_newest(log.store, paths.segment_path(log.store, log.head + 1, 0, paths.LOG))
+    later = log.find_later_segment()
+    if later is not None:
+        raise later
     marks = log.marks()
     active = log.active.segment
     known_synced = max(marks.durable_offset, active.durable)

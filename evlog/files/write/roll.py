@@ -1,8 +1,8 @@
 """Beginning a segment and sealing the one before. Replacing the manifest commits both in one step.
 
-A crash before that leaves files that no manifest names: the next roll begins a segment at the same position
-and overwrites them, and a compaction or a repair removes them. A crash after it leaves a sealed segment
-without sorted indexes: the next writer builds them (`LogTail.index_sealed`).
+A crash before that leaves files without events that no manifest names: the next roll begins a segment at the
+same position and overwrites them, and a compaction or a repair removes them. A crash after it leaves a sealed
+segment without sorted indexes: the next writer builds them (`LogTail.index_sealed`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.marks import WRITTEN_MAGIC
 from evlog.files.log.manifest_file import replace_manifest
 from evlog.files.log.marks_file import leave_mark
-from evlog.files.write.filter_file import remove_stale_filter_locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,10 +31,24 @@ def new_tag() -> int:
 
 
 def create_segment(store: str, store_id: bytes, info: SegmentInfo, disk: Disk) -> None:
-    """Make the files of an empty segment, durable, under names that no manifest mentions yet."""
+    """Make the files of an empty segment, durable, under names that no manifest mentions yet.
+
+    Raises:
+        CorruptionError: the segment has events already.
+    """
+    check_newest(store, info.path(store, paths.LOG))
     for suffix, kind in (("log", KIND_LOG), ("offsets", KIND_OFFSETS)):
         disk.create_file(info.path(store, suffix), encode_file_header(info.header(kind, store_id)))
     disk.sync_dir(paths.segments_path(store))  # before the manifest may name them
+
+
+def check_newest(store: str, next_log: str) -> None:
+    """Raise CorruptionError if the log that a roll would begin has events already (see log/later.py)."""
+    if os.path.exists(next_log):
+        from evlog.files.log.later import holds_events, outdated  # few stores need it
+
+        if holds_events(next_log):
+            raise outdated(store, next_log)
 
 
 def roll_locked(log: Log, disk: Disk) -> None:
@@ -53,7 +66,6 @@ def roll_locked(log: Log, disk: Disk) -> None:
     )
     fresh = SegmentInfo(log.head + 1, 0, new_tag())
     create_segment(log.store, manifest.store_id_bytes, fresh, disk)
-    remove_stale_filter_locked(log, sealed, disk)
     segments = (*manifest.segments[:-1], sealed, fresh)
     replace_manifest_locked(log, manifest._replace(segments=segments), disk)
 

@@ -484,6 +484,7 @@ def test_helper_processes_write_the_same_bytes(memory_path: Path, monkeypatch: p
         store.set_retention(category="s", max_count=2)
     shutil.copytree(memory_path / "alone", memory_path / "together")
     monkeypatch.setattr("evlog.files.compaction.rewrite._ENTRIES_AT_ONCE", 9)
+    monkeypatch.setattr("evlog.files.compaction.rewrite.new_tag", lambda: 9)
     with evlog.open(memory_path / "alone") as store:
         alone = write_files(store)
     monkeypatch.setattr("evlog.files.compaction.compact._BYTES_WORTH_HELPERS", 0)

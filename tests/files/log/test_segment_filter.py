@@ -377,7 +377,7 @@ def test_many_stale_blocks_are_left_out_of_a_new_file(
     path = filled(memory_path / "store")
     log = Log(path)
     file = Path(log.filter.path)
-    stale = b"".join(encode_block(b"%d,9,9" % at, [1], [1], [1], []) for at in range(100))
+    stale = b"".join(encode_block(b"%d,9,9,9,9,9,9" % at, [1], [1], [1], []) for at in range(100))
     file.write_bytes(file.read_bytes() + stale)
     extend_filter(log, DISK)
     blocks, _ = decode_blocks(file.read_bytes(), log.manifest.store_id_bytes)
@@ -535,4 +535,23 @@ def test_a_filter_of_a_later_compaction_than_that_of_an_older_copy_hides_nothing
             restore_all_but_the_filter(copy, path)
     with small_store(path) as store:
         assert numbers(store.read("s-0")) == numbers(store.read_all(types=["T0"])) == [0, 2, 4, 6]
+        assert store.verify().ok
+
+
+def test_a_filter_of_another_copy_of_the_store_hides_nothing(memory_path: Path) -> None:
+    """Two copies go on from one segment: its tag is the same in both, its events are not."""
+    path, copy = memory_path / "store", memory_path / "copy"
+    with small_store(path, segment_events=8) as store:
+        fill(store, 5)
+    shutil.copytree(path, copy)
+    for each, first in ((path, 5), (copy, 50)):
+        with small_store(each) as store:
+            for number in range(first, first + 10):
+                store.append(f"n-{number}", [new(number, id=number_id(number), tags=[f"n:{number}"])])
+    shutil.copy(copy / "segments/filter", path / "segments/filter")
+    with small_store(path) as store:
+        for number in range(5, 15):
+            assert numbers(store.read(f"n-{number}")) == [number]
+            assert numbers(store.read_all(tags=[f"n:{number}"])) == [number]
+            assert store.append(f"n-{number}", [new(number, id=number_id(number))]).duplicate
         assert store.verify().ok
