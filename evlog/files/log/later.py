@@ -61,5 +61,5 @@ def outdated(store: str, later: str) -> CorruptionError:
 
 def outdated_detail(later: str) -> str:
     """Say what is wrong with a manifest that is older than the log at a path."""
-    name = os.path.basename(later)
-    return f"it is older than {paths.SEGMENTS}/{name}, which holds later events; put the newest one back"
+    name = f"{paths.SEGMENTS}/{os.path.basename(later)}"
+    return f"it is older than {name}, which holds later events; put the newest one back, or remove that log"
