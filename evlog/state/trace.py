@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from evlog.model.events import Event, Upcast
 
     Get = Callable[[str], Event]
-    """Returns the event with an id. Raises EventNotFound, InvalidEvent."""
+    """Returns the event with an id. Raises EventNotFound, InvalidArgument."""
 
 
 class TracedEvent(NamedTuple):

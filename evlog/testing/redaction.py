@@ -172,7 +172,7 @@ class RedactionTests(EngineTests):
             ((3,), " ", InvalidArgument),
             ((3,), "two\nlines", InvalidArgument),
             ((3,), "x" * 5000, InvalidArgument),
-            ((3, "no id"), "r", InvalidEvent),
+            ((3, "no id"), "r", InvalidArgument),
         ]
         for events, reason, error in bad:
             with pytest.raises(error):
