@@ -41,8 +41,8 @@ from evlog.errors import (
 from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any, TypeAlias
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any, TypeAlias, TypeVar
 
     from psycopg.pq.abc import PGconn, PGresult
     from psycopg.rows import RowFactory
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     Row = tuple[Any, ...]
     Connection: TypeAlias = psycopg.Connection[Row]
     Parameters = Sequence[bytes | None]
+    _T = TypeVar("_T")
 
 # In a program that sets up no logging, psycopg's warnings of broken connections would go to stderr.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
@@ -249,13 +250,13 @@ class Connections:
         finally:
             self.give_back(connection)
 
-    def read(self, *transactions: Sequence[tuple[Statement, Parameters]]) -> list[PGresult]:
-        """Run transactions that only read, again for a while if the connection breaks."""
+    def read(self, call: Callable[[Session], _T]) -> _T:
+        """Return what a function returns that only reads; call it again if the connection breaks."""
         deadline = time.monotonic() + RETRY_SECONDS
         while True:
             try:
                 with self.lend() as connection:
-                    return connection.run(*transactions)
+                    return call(connection)
             except StoreUnreachable:
                 self.forget_idle()
                 if time.monotonic() >= deadline:

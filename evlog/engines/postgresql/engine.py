@@ -139,8 +139,8 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
 
     def removals(self) -> int:
         """Return how many events compactions have removed."""
-        with self._core.connections.lend() as connection:
-            row = connection.execute(self._core.sql("select removed from {schema}.log")).fetchone()
+        statement = self._core.sql("select removed from {schema}.log")
+        row = self._core.connections.read(lambda session: session.execute(statement).fetchone())
         assert row is not None
         count: int = row[0]
         return count
@@ -149,8 +149,7 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
 
     def rules(self) -> Rules:
         """Return the policies in force."""
-        with self._core.connections.lend() as connection:
-            return self._core.reader.policies.refreshed(connection)
+        return self._core.connections.read(self._core.reader.policies.refreshed)
 
     def flush(self) -> None:
         """Return once everything that is committed is flushed."""

@@ -70,7 +70,8 @@ def read_frames(core: Core, after: int, to: int) -> Iterator[tuple[int, Event]]:
     statement = Statement(text)
     first = after + 1
     while after < to:
-        (result,) = core.connections.read([(statement, (wire.int8(after), wire.int8(to)))])
+        asked = [(statement, (wire.int8(after), wire.int8(to)))]
+        (result,) = core.connections.read(lambda session: session.run(asked))  # noqa: B023 - called here
         rows = load_rows(result, tuple)
         for row in rows:
             yield max(row[-1], first), Event(row[:-1])
@@ -126,10 +127,8 @@ def _decode_tags(raw: bytes) -> tuple[str | None, list[bytes] | None]:
 
 def standing(core: Core) -> Standing:
     """Return what the store is to others now."""
-    with core.connections.lend() as connection:
-        row = connection.execute(
-            core.sql("select coalesce(mirror_of::text, ''), coalesce(moved_to, '') from {schema}.log")
-        ).fetchone()
+    statement = core.sql("select coalesce(mirror_of::text, ''), coalesce(moved_to, '') from {schema}.log")
+    row = core.connections.read(lambda session: session.execute(statement).fetchone())
     assert row is not None
     return Standing(*row)
 

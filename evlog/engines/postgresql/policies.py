@@ -43,10 +43,10 @@ class PolicyCache:
         """Renew the mutex in a forked child; the rules are replaced whole, so they are right."""
         self._mutex = threading.Lock()
 
-    def current(self, connection: Session, answer: PGresult) -> Rules:
-        """Return the rules in force, given the answer to `question`: how many policies were ever made."""
+    def maybe_current(self, answer: PGresult) -> Rules | None:
+        """Return the rules if they are in force after this answer to `question`; None: call `refreshed`."""
         ((count,),) = load_rows(answer, tuple)
-        return self._rules if count == self._count else self.refreshed(connection)
+        return self._rules if count == self._count else None
 
     def refreshed(self, connection: Session) -> Rules:
         """Return the rules in force now."""

@@ -40,22 +40,20 @@ class Reader:
         stream, first_version, last_version, filter, limit, reverse = selection
         pages = _Pages("version", max(1, first_version), last_version, reverse=reverse, limit=limit)
         first: list[Event] = []
-        with self._connections.lend() as connection:
-            # In one round trip: whether there are policies that are not known here, and the first page.
-            conditions = self._stream_conditions(stream, filter, filter.since_us)
-            known, *results = connection.run(
-                [self.policies.question, *([self._page(pages, conditions)] if pages.rows else [])]
-            )
-            rule = self.policies.current(connection, known).rule_for(stream)
-            if rule is None:
-                first = [event for result in results for event in load_rows(result, Event)]
-                pages.advance(first)
-            else:
-                version = self.versions_in(connection, [stream])[0]
-                pages.low = max(pages.low, first_visible_version(rule, version))
-                hidden_us, since_us = visible_since_us(rule, time.time_ns() // 1000), filter.since_us
-                since_us = max(since_us or 0, hidden_us) if hidden_us is not None else since_us
-                conditions = self._stream_conditions(stream, filter, since_us)
+        # In one round trip: whether there are policies that are not known here, and the first page.
+        conditions = self._stream_conditions(stream, filter, filter.since_us)
+        asked = [self.policies.question, *([self._page(pages, conditions)] if pages.rows else [])]
+        known, *results = self._connections.read(lambda session: session.run(asked))
+        rules = self.policies.maybe_current(known) or self._connections.read(self.policies.refreshed)
+        rule = rules.rule_for(stream)
+        if rule is None:
+            first = [event for result in results for event in load_rows(result, Event)]
+            pages.advance(first)
+        else:
+            pages.low = max(pages.low, first_visible_version(rule, self.versions([stream])[0]))
+            hidden_us, since_us = visible_since_us(rule, time.time_ns() // 1000), filter.since_us
+            since_us = max(since_us or 0, hidden_us) if hidden_us is not None else since_us
+            conditions = self._stream_conditions(stream, filter, since_us)
         return self._read(pages, conditions, first)
 
     def _stream_conditions(self, stream: str, filter: EventFilter, since_us: int | None) -> Conditions:
@@ -82,7 +80,8 @@ class Reader:
         """Iterate page by page, each in a transaction of its own, after the events that were found before."""
         yield from found
         while pages.rows:
-            (result,) = self._connections.read([self._page(pages, conditions)])
+            page = self._page(pages, conditions)
+            (result,) = self._connections.read(lambda session: session.run([page]))  # noqa: B023 - called here
             found = load_rows(result, Event)
             pages.advance(found)
             yield from found
@@ -110,21 +109,18 @@ class Reader:
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of known ids, also of those whose events were removed."""
-        with self._connections.lend() as connection:
-            rows = connection.execute(
-                self._connections.address.sql(
-                    "select id, global_position from {schema}.events where id = any(%(ids)s::uuid[]) "
-                    "union all select id, global_position from {schema}.removed_ids "
-                    "where id = any(%(ids)s::uuid[])"
-                ),
-                {"ids": [id.hex() for id in ids]},
-            ).fetchall()
+        statement = self._connections.address.sql(
+            "select id, global_position from {schema}.events where id = any(%(ids)s::uuid[]) "
+            "union all select id, global_position from {schema}.removed_ids "
+            "where id = any(%(ids)s::uuid[])"
+        )
+        values = {"ids": [id.hex() for id in ids]}
+        rows = self._connections.read(lambda session: session.execute(statement, values).fetchall())
         return {id.bytes: position for id, position in rows}
 
     def versions(self, streams: Sequence[str]) -> list[int]:
         """Return the last version of each stream, visible or not."""
-        with self._connections.lend() as connection:
-            return self.versions_in(connection, streams)
+        return self._connections.read(lambda session: self.versions_in(session, streams))
 
     def versions_in(self, connection: Connection, streams: Sequence[str]) -> list[int]:
         """Return the last versions, by a connection that the caller has."""
@@ -188,8 +184,7 @@ class Reader:
 
     def head(self) -> int:
         """Return the last position."""
-        with self._connections.lend() as connection:
-            return self.head_in(connection)
+        return self._connections.read(self.head_in)
 
     def head_in(self, connection: Connection) -> int:
         """Return the last position, by a connection that the caller has."""

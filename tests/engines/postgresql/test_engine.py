@@ -407,7 +407,16 @@ def test_a_read_continues_where_its_connection_broke(
                 proxy.cut(ANSWER)
                 found += [event.version for event in events]
                 assert found == list(range(1, 301))
-            assert proxy.cuts == 3
+            reads: list[Callable[[], object]] = [
+                lambda: next(store.read("a", reverse=True)).version,
+                lambda: store.head,
+                lambda: store.stream_version("a"),
+                lambda: store.engine.removals() + 300,
+            ]
+            for read in reads:
+                proxy.cut(ANSWER)
+                assert read() == 300
+            assert proxy.cuts == 7
 
 
 def test_the_server_does_not_end_the_idle_session_of_a_named_run(postgresql_url: Url) -> None:
