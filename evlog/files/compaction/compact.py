@@ -45,7 +45,6 @@ from evlog.files.disk.processes import Workers, core_count, without_collector
 from evlog.files.disk.zstd import require_zstandard
 from evlog.files.format import paths
 from evlog.files.log.sealed_segment import SealedSegment
-from evlog.files.write.filter_file import complete_filter
 from evlog.files.write.group_commit import clear_requests
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Compaction
@@ -59,7 +58,7 @@ if TYPE_CHECKING:
     from evlog.files.compaction.commit import Started
     from evlog.files.compaction.plan import Plan, SegmentPlan
     from evlog.files.compaction.rewrite import ReadResults
-    from evlog.files.disk.files import Disk
+    from evlog.files.disk.files import Disk, ReadFile
     from evlog.files.format.manifest import SegmentInfo
     from evlog.files.log.log import Log
     from evlog.files.write.writer import Writer
@@ -192,6 +191,7 @@ class _Run:
         self._compressed = Compressed()
         self._progress = progress
         self._done = self._total = 0
+        self._replaced: list[ReadFile] = []  # of the last step: files without a name
 
     def run(self, *, force: bool) -> Compaction:
         log = self._log
@@ -226,7 +226,6 @@ class _Run:
                 after = segment_bytes(log.store)
                 append_finished(self._writer, started, events, after)
                 log.look()
-                complete_filter(log, self._disk)  # else the next appends of other writers would take longer
         if self._compress:
             self._compress_all(_plain_segments(log))
             after = segment_bytes(log.store)
@@ -286,7 +285,7 @@ class _Run:
             output.remove_files(disk)  # the disk may be full, and the files take space
             raise
         # Not in a thread: beside one that computes it waits for the interpreter while it holds the lock.
-        replace_segments(log, self._lock, disk, infos, info)
+        self._replaced = replace_segments(log, self._lock, disk, infos, info)
 
     def _compress_all(self, infos: Sequence[SegmentInfo]) -> None:
         self._total = self._done + sum(info.log_bytes for info in infos)  # some were sealed meanwhile
@@ -299,7 +298,7 @@ class _Run:
                 disk.remove(compressed_path(log.store, info))
                 raise
             if compressed is not None:
-                replace_segments(log, self._lock, disk, [info], compressed)
+                self._replaced = replace_segments(log, self._lock, disk, [info], compressed)
 
     def _write_compressed(self, plain: SealedSegment, step_on: Callable[[int], None]) -> SegmentInfo | None:
         path = compressed_path(self._log.store, plain.info)
@@ -315,6 +314,7 @@ class _Run:
 
     def _step_on(self, size: int) -> None:
         self._done += size
+        self._replaced = []  # busy writers have closed them meanwhile
         if self._progress is not None:
             self._progress(self._done, self._total)
 

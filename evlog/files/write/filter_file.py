@@ -62,14 +62,6 @@ def extend_filter(log: Log, disk: Disk) -> None:
         lock.close()
 
 
-def complete_filter(log: Log, disk: Disk) -> None:
-    """Add all sealed segments that the filter does not cover, as far as no other process does."""
-    for _ in range(len(log.sealed)):
-        extend_filter(log, disk)
-        if not log.filter.is_due:
-            return
-
-
 def _extend_locked(log: Log, file: WriteFile, disk: Disk) -> None:
     filter, store_id = log.filter, log.manifest.store_id_bytes
     raw = map_file(filter.path)

@@ -355,8 +355,7 @@ class LogTail:
     def _are_left_to_others(self) -> bool:
         """Return whether to leave segments alone that this writer did not seal.
 
-        The writer that has just sealed one builds its files. A compaction may be about to replace segments,
-        and extends the filter at its end.
+        The writer that has just sealed one builds its files. A compaction may be about to replace segments.
         """
         left = self._left
         if left is not None:

@@ -26,6 +26,7 @@ from evlog.errors import (
 from evlog.files.compaction import rewrite
 from evlog.files.compaction.plan import plan_segment
 from evlog.files.disk.file_lock import FileLock
+from evlog.files.disk.files import Disk
 from evlog.files.disk.processes import Call, Workers
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.paths import compaction_path
@@ -43,6 +44,7 @@ from tests.support.helpers import (
     flip_bit,
     new,
     number_id,
+    open_files,
     segment_files,
     small_store,
 )
@@ -465,10 +467,42 @@ def test_64_descriptors_are_enough_for_any_number_of_segments(memory_path: Path)
             store.append(f"s-{number % 7}", [new(number), new(number)])
     program = (
         "import resource, sys, evlog; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
+        "import evlog.files.compaction.commit as commit; commit._LARGE_BYTES = 1; "
         "print(evlog.open(sys.argv[1]).compact().events_removed)"
     )
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("300\n", "")
+
+
+class Removals(Disk):
+    """Notes of each log that loses its name whether this process has it open."""
+
+    def __init__(self) -> None:
+        self.were_open: list[bool] = []
+
+    def remove(self, path: str) -> None:
+        if path.endswith(".log") and os.path.exists(path):
+            self.were_open.append(open_files(path) != [])
+        super().remove(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_space_of_large_files_is_freed_after_the_lock(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.files.compaction.commit._LARGE_BYTES", 1)
+    disk = Removals()
+    with small_store(memory_path / "store", disk=disk) as store:
+        fill(store, 100)
+        store.set_retention(category="s", max_count=1)
+
+        def check(_done: int = 0, _total: int = 0) -> None:
+            assert [name for name in open_files(store.path) if name.endswith("(deleted)")] == []
+
+        store.compact(progress=check)
+        assert len(disk.were_open) > 10
+        assert all(disk.were_open)
+        check()
 
 
 def write_files(store: EventStore) -> dict[str, bytes]:
