@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from evlog.cli._support import slips
+from evlog.cli._support import advice, slips
 from evlog.cli._support.commands import COMMANDS
 from evlog.cli._support.plain import load
 from tests.cli.conftest import Evlog
@@ -79,7 +79,7 @@ def test_what_resembles_nothing_is_answered_with_where_the_names_are(evlog: Evlo
         (["append", "s", "T", "--tag", "x" * 300], f"event tag '{'x' * 59}…{'x' * 9}' is 300 bytes long"),
         (
             ["init", "--segment-bytes", "0"],
-            "invalid value '0' for --segment-bytes; use a whole number of at least 1",
+            "invalid value '0' for --segment-bytes; use a whole number from 1 to ",
         ),
         (["mirror", "nosuch", "out"], "nosuch; check its name"),
     ],
@@ -110,13 +110,34 @@ def test_every_known_option_word_leads_to_an_option() -> None:
     flags = {"--version", *(flag for table in tables for parameter in table for flag in parameter.flags)}
     for word, meant in slips._OPTIONS.items():
         assert any(name.partition(" ")[0] in flags for name in meant), word
-    for (command, _), advice in slips._OTHERWISE.items():
+    for (command, _), text in slips._OTHERWISE.items():
         assert command in COMMANDS
-        assert set(re.findall(r"(?<=evlog )\w+", advice)) <= set(COMMANDS)
+        assert set(re.findall(r"(?<=evlog )\w+", text)) <= set(COMMANDS)
 
 
 def test_version_is_a_command_too(evlog: Evlog) -> None:
     assert evlog("version").out == evlog("--version").out != b""
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("ordr-42", "order-42"), ("Order-42", "order-42"), ("order_42", "order-42"), ("biling", "billing")]
+    + [(name, None) for name in ("order-43", "order-422", "order-", "payment-42", "x")],
+)
+@pytest.mark.parametrize("command", ["read", "tail"])
+def test_a_misspelt_stream_is_answered_with_its_name_but_never_with_another_number(
+    evlog: Evlog, monkeypatch: pytest.MonkeyPatch, command: str, name: str, meant: str | None
+) -> None:
+    evlog("append", "order-42", "T")
+    evlog("append", "billing", "T")
+    result = evlog(command, name)
+    assert (result.code, result.out) == (5, b"")
+    if meant is None:
+        assert "did you mean" not in result.err
+    else:
+        assert result.err == f"evlog: no stream {name!r}; did you mean {meant!r}?\n"
+    monkeypatch.setattr(advice, "_RECENT_EVENTS", 0)
+    assert "`evlog streams` lists the streams" in evlog(command, name).err
 
 
 @pytest.mark.parametrize("name", ["order", "order-", "order-*", "order*"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from evlog import errors
+from evlog.model.events import category_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,23 +29,38 @@ _ADVICE: Final[dict[type[errors.EvlogError], tuple[tuple[str, str | None], ...]]
     errors.LockTimeout: (("try again", None), ("increase --lock-timeout", "--lock-timeout")),
     errors.SubscriptionBehind: (("let it catch up", None), ("use --force", "--force")),
 }
+_RECENT_EVENTS: Final = 10_000
 
 
 class StreamNotFound(errors.StreamNotFound):
-    """There is no such stream, but there is a category of that name, which the user probably meant."""
+    """There is no such stream, but there is what the user probably meant."""
 
-    def __init__(self, stream: str, command: str, category: str) -> None:
+    def __init__(self, stream: str, advice: str) -> None:
         super().__init__(stream)
-        advice = f"for all streams of the category use `{command} --category {category}`"
         errors.EvlogError.__init__(self, self.problem, advice)
 
 
 def missing_stream(store: EventStore, stream: str, command: str) -> errors.StreamNotFound:
     """Return the error for a stream that does not exist, with what was probably meant."""
+    from difflib import get_close_matches
+
+    from evlog.cli._support.slips import LEAST_ALIKE
+
+    # A list of all streams would take seconds where there are many.
+    recent = {event.stream for event in store.read_all(max(0, store.head - _RECENT_EVENTS))}
     category = stream.rstrip("*").rstrip("-")
-    if category and next(iter(store.streams(category)), None) is not None:
-        return StreamNotFound(stream, command, category)
-    return errors.StreamNotFound(stream)
+    if category in map(category_of, recent):
+        return StreamNotFound(
+            stream, f"for all streams of the category use `{command} --category {category}`"
+        )
+    # order-43 is not a misspelt order-42.
+    alike = sorted(name for name in recent if _digits(name) == _digits(stream))
+    close = get_close_matches(stream, alike, n=1, cutoff=LEAST_ALIKE)
+    return StreamNotFound(stream, f"did you mean {close[0]!r}?") if close else errors.StreamNotFound(stream)
+
+
+def _digits(name: str) -> str:
+    return "".join(filter(str.isdecimal, name))
 
 
 def advise(error: errors.EvlogError, flags: Collection[str], *, store: str | None = None) -> None:

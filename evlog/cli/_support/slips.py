@@ -93,7 +93,7 @@ _OTHERWISE: Final[dict[tuple[str, str], str]] = {
     ("append", "file"): "write @FILE for the data, or use --lines < FILE",
 }
 # A suggestion that is far off misleads more than none: `open` is not `append`.
-_LEAST_ALIKE: Final = 0.7
+LEAST_ALIKE: Final = 0.7
 
 
 def maybe_command(word: str, known: Collection[str]) -> str | None:
@@ -102,7 +102,7 @@ def maybe_command(word: str, known: Collection[str]) -> str | None:
     for name in (word, *_COMMANDS.get(word, ())):
         if name in known:
             return name
-    close = get_close_matches(word, known, n=1, cutoff=_LEAST_ALIKE)
+    close = get_close_matches(word, known, n=1, cutoff=LEAST_ALIKE)
     return close[0] if close else None
 
 
@@ -125,5 +125,5 @@ def maybe_option(word: str, command: str, known: Collection[str]) -> str | None:
         if meant.partition(" ")[0] in known:
             return f"did you mean {meant}?"
     begun = [flag for flag in known if len(name) > 1 and flag.startswith(f"--{name}")]
-    close = begun if len(begun) == 1 else get_close_matches(f"--{name}", known, n=1, cutoff=_LEAST_ALIKE)
+    close = begun if len(begun) == 1 else get_close_matches(f"--{name}", known, n=1, cutoff=LEAST_ALIKE)
     return f"did you mean {close[0]}?" if close else None
