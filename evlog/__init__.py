@@ -292,6 +292,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
+    if name == "errors":  # programs write `evlog.errors.StoreFull`, and have only imported evlog
+        return import_module("evlog.errors")
     module = next((module for module, names in _MODULES.items() if name in names), "evlog.errors")
     if name not in __all__:
         raise AttributeError(f"module 'evlog' has no attribute {name!r}")

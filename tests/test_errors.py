@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -159,3 +161,9 @@ def test_an_error_passes_between_processes_as_it_is(error: EvlogError) -> None:
         assert (type(again), str(again), again.args) == (type(error), str(error), error.args)
         assert again.attributes() == error.attributes()
         assert again.exit_code == error.exit_code
+
+
+def test_importing_evlog_alone_gives_its_errors() -> None:
+    code = "import evlog; print(evlog.errors.StoreFull is evlog.StoreFull)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "True\n"
