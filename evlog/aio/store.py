@@ -318,8 +318,8 @@ class AsyncStore:
         acknowledged: the next run begins with it.
 
         Args:
-            handler: an async function. What an ordinary function does, it does in the event loop, so it must
-                not block.
+            handler: an async function. What an ordinary function does, it does in the event loop, and so do
+                upcasters here: they must not block.
         """
         check_handling(name, handler, retries, retry_delay, on_failure)
         async with self.subscribe(
