@@ -41,8 +41,8 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from itertools import accumulate, pairwise
-from operator import xor
+from itertools import accumulate, pairwise, repeat
+from operator import rshift, xor
 from struct import Struct, unpack
 from zlib import crc32
 
@@ -117,8 +117,7 @@ def group_events(events: bytes, id_hashes: Iterable[int], bits: int) -> GroupedE
     """
     rows = unpack(f"{EVENT_BYTES}s" * (len(events) // EVENT_BYTES), events)
     groups: list[list[bytes]] = [[] for _ in range(1 << bits)]
-    shift = 32 - bits
-    own = map(groups.__getitem__, [id_hash >> shift for id_hash in id_hashes])
+    own = map(groups.__getitem__, map(rshift, id_hashes, repeat(32 - bits)))
     deque(map(list.append, own, rows), maxlen=0)
     return GroupedEvents(b"".join(map(b"".join, groups)), array("I", map(len, groups)))
 
