@@ -21,6 +21,7 @@ from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.format.paths import SegmentFile
 from evlog.files.log.later import maybe_later_log, outdated
+from evlog.files.log.manifest_file import read_manifest
 from evlog.files.write.roll import replace_manifest_locked, sync_names
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, category_of
@@ -78,7 +79,7 @@ def replace_segments(
         Large files of the others, which have lost their names. To close them frees their space.
 
     Raises:
-        StoreFull: the manifest is as it was, the new segment's files are removed.
+        StoreFull: the new segment's files are removed, unless the new manifest is in place.
         LockTimeout, StoreIOError: the files are there, and the next compaction removes what nothing names.
     """
     disk.sync_dir(paths.segments_path(log.store))  # before the manifest may name them
@@ -89,8 +90,8 @@ def replace_segments(
         after = manifest._replace(segments=_replaced(manifest.segments[:], old, new))
         try:
             replace_manifest_locked(log, after, disk)
-        except StoreFull:  # raised before the new manifest was in place
-            remove_unnamed(log.store, manifest, [new], disk)
+        except StoreFull:  # mostly before the new manifest was in place
+            remove_unnamed(log.store, read_manifest(log.store), [new], disk)
             raise
         # A process that has these files open or mapped keeps them; one that opens them by name finds the
         # manifest replaced. Under the lock, so that a backup that holds it sees no name disappear.

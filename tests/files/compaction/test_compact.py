@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from evlog.errors import (
     CompactionRunning,
     CorruptionError,
     IdConflict,
+    StoreFull,
     StoreIOError,
     StreamTombstoned,
     SubscriptionBehind,
@@ -44,6 +46,7 @@ from tests.support.helpers import (
     flip_bit,
     new,
     number_id,
+    numbers,
     open_files,
     segment_files,
     small_store,
@@ -884,3 +887,37 @@ def test_an_index_that_is_lost_is_made_anew_for_a_compacted_segment(store: Event
         assert other.append("s-1", [new()]).first_version == 21
     log = Log(store.path)
     assert all(part.info.generation in (0, 1) for part in log.sealed)
+
+
+class FullDirectories(Disk):
+    """Has no space for the names of a directory at its n-th sync."""
+
+    left = 0
+
+    def sync_dir(self, path: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise StoreFull(path, "No space left on device")
+        super().sync_dir(path)
+
+
+def test_segments_that_the_manifest_names_stay_when_its_name_cannot_be_synced(memory_path: Path) -> None:
+    kept = {number for number in range(40) if number % 3 != 1} | {34, 37}
+    for step in range(1, 100):
+        disk = FullDirectories()
+        path = memory_path / f"store-{step}"
+        with small_store(path, disk=disk) as store:
+            fill(store, 40)
+            store.set_retention("s-1", max_count=2)
+            disk.left = step
+            with contextlib.suppress(StoreFull):
+                store.compact()
+        with evlog.open(path) as store:
+            assert kept <= set(numbers(store.read_all())), step
+            store.compact()
+            assert kept == set(numbers(store.read_all()))
+            assert store.verify().ok
+        if disk.left > 0:
+            assert step > 5
+            return
+    raise AssertionError("the compaction never ended")
