@@ -132,7 +132,7 @@ def maybe_read_few(
             return None
         number, low = entries.find_version(first) if first > 1 else (0, 0)
         begins = first <= 1 and (most is None or not reverse)
-        records = _maybe_read_direct(entries, most) if begins else None
+        records = _maybe_read_direct(entries, most) if begins and entries.last else None
         if records is None:
             if most is None:
                 most = entries.count_from(number, low, RECORDS_AT_ONCE + 1)
