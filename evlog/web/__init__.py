@@ -12,6 +12,6 @@ app.py      the paths, and what each answers
 reading.py  pages of events, forwards and backwards
 shown.py    events as the page shows them
 streams.py  the names of all streams, in order
-live.py     news of the log, and long answers that end with the browser
+live.py     notifying pages that the log has grown, and long answers
 static/     the page: HTML, CSS and JavaScript as they are, without a build
 """

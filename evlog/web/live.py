@@ -1,11 +1,11 @@
-"""Telling open pages that the log has grown, and answers that are sent piece by piece.
+"""Notifying open pages that the log has grown, and answers that are sent piece by piece.
 
 1. All pages share one follower of the log. It exists only while a page is open, and uses no processor time
    while the log is idle.
-2. A page is told only where the log ends, and requests the events that it shows. So nothing is queued for a
+2. A page is sent only the last position, and requests the events that it shows. So nothing is queued for a
    slow page, and it delays no other page.
-3. An answer ends when the browser has left, also while it waits for news, and when the browser has taken
-   nothing for a while.
+3. An answer ends when the browser has closed the connection, also while there is nothing to send, and when
+   the browser has received nothing for a while.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FIRST_PIECE: Final = 4096
 
 
 class Heads:
-    """Where the log ends, for any number of pages. Used in one event loop.
+    """The last position of the log, for any number of pages. Used in one event loop.
 
     Attributes:
         head: the last position that is committed.
@@ -57,18 +57,18 @@ class Heads:
 
     def join(self) -> asyncio.Event:
         """Return an event that is set whenever the log has grown; the caller must call `leave` later."""
-        news = asyncio.Event()
-        self._pages.add(news)
+        grown = asyncio.Event()
+        self._pages.add(grown)
         if self._following is None or self._following.done():
             self.problem = None
             self._following = asyncio.create_task(self._follow())
         elif self.head:
-            news.set()
-        return news
+            grown.set()
+        return grown
 
-    def leave(self, news: asyncio.Event) -> None:
+    def leave(self, grown: asyncio.Event) -> None:
         """End what `join` began; the follower ends with the last page."""
-        self._pages.discard(news)
+        self._pages.discard(grown)
         if not self._pages and self._following is not None:
             self._following.cancel()
             self._following = None
@@ -79,20 +79,20 @@ class Heads:
         try:
             self.head = await workers.submit(_first_head, self._store, feeds)
             while True:
-                self._tell()
+                self._notify()
                 self.head = await workers.submit(_next_head, feeds[0], self.head)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the pages are told
+        except Exception as error:  # noqa: BLE001 - the pages show it, whatever it is
             self.problem = str(error) if isinstance(error, EvlogError) else repr(error)
-            self._tell()
+            self._notify()
         finally:
             for feed in feeds:
                 feed.wake()
             workers.submit(_close, feeds)
             workers.stop()
 
-    def _tell(self) -> None:
-        for news in self._pages:
-            news.set()
+    def _notify(self) -> None:
+        for grown in self._pages:
+            grown.set()
 
 
 def _first_head(store: EventStore, feeds: list[Feed]) -> int:
@@ -106,31 +106,31 @@ def _close(feeds: list[Feed]) -> None:
 
 
 def _next_head(feed: Feed, head: int) -> int:
-    """Wait in the follower's thread until the log grows, and return where it ends then."""
+    """Wait in the follower's thread until the log grows; return its last position."""
     feed.wait(head, _WAIT_SECONDS)
     return feed.committed(head)
 
 
 async def heads_of(heads: Heads) -> AsyncIterator[bytes]:
-    """Yield where the log ends, now and whenever it has grown."""
-    news = heads.join()
+    """Yield the last position, now and whenever the log has grown."""
+    grown = heads.join()
     try:
         yield b"retry: 1000\n\n"
         while True:
             try:
                 async with asyncio.timeout(_QUIET_SECONDS):
-                    await news.wait()
+                    await grown.wait()
             except TimeoutError:
                 yield b": quiet\n\n"
                 continue
-            news.clear()
+            grown.clear()
             if heads.problem is not None:
                 yield message("problem", heads.problem)
                 return
             yield message("head", heads.head)
             await asyncio.sleep(_PAUSE_SECONDS)
     finally:
-        heads.leave(news)
+        heads.leave(grown)
 
 
 async def story_of(

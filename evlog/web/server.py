@@ -94,7 +94,7 @@ def make_server(guard: Guard) -> uvicorn.Server:
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="critical",  # what goes wrong is told to the page
+        log_level="critical",  # the page shows what fails
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=0,

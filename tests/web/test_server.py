@@ -153,7 +153,7 @@ def test_files_outside_are_not_served(served: Served) -> None:
         ("events?stream=a&category=b", 400, "stream and category both say which streams"),
         ("event?position=100000", 404, "no event at position 100000"),
         ("event", 400, "no position is given"),
-        ("event?id=x", 400, "UUID"),
+        ("event?id=x", 400, "invalid event 'x'; give its id"),
         ("parked?name=nope", 404, "no subscription 'nope'"),
     ],
 )
