@@ -356,6 +356,22 @@ def test_how_long_a_thread_has_waited_is_read_from_the_kernel(
     assert feed._queued_seconds() == pytest.approx(seconds, nan_ok=True)
 
 
+def test_the_kernel_is_not_asked_where_nothing_is_owed(
+    store: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def queued_seconds() -> float:
+        asked.append(script.now)
+        return 0.0
+
+    monkeypatch.setattr(feed, "_queued_seconds", queued_seconds)
+    sleeps_of_following(store, script, append_after(store, script, seconds=0.01, thread_seconds=0.0004))
+    assert asked == []
+    sleeps_of_following(store, script, append_after(store, script, seconds=0.01, thread_seconds=0.0006))
+    assert asked
+
+
 def test_an_exchange_that_goes_on_is_delayed_little(store: EventStore, script: Script) -> None:
     append = append_after(store, script, seconds=0.001, thread_seconds=0.0003)
     with store.subscribe() as subscription:
