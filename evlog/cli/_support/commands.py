@@ -36,7 +36,7 @@ SECTIONS = {
         "backup": "Copy the store while others write; again: only what is new.",
         "fork": "Make a new store that begins with this one's history.",
         "mirror": "Copy a store into another one, on any engine, exactly once.",
-        "export": "Write events as JSON lines, CSV, SQLite, Parquet, CloudEvents.",
+        "export": "Write events to JSON lines, CSV, SQLite or Parquet files.",
     },
     "Check": {
         "info": "Show counts, bytes, positions and times.",
