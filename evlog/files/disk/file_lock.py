@@ -177,6 +177,14 @@ class FileLock:
         finally:
             self._threads.release()
 
+    def leave(self) -> None:
+        """Close the locked file, which a child process has inherited: the lock ends with that process."""
+        held = self._held
+        assert held is not None
+        self._held = self._file = None
+        self._disk.close(held)
+        self._threads.release()
+
     def run(self, call: Callable[[], _T]) -> _T:
         """Return the result of a call that takes the lock and gives it back; it leaves no lock behind.
 

@@ -315,11 +315,12 @@ class CallBeside:
         self.process = process
 
     @classmethod
-    def maybe_start(cls, function: Function, *arguments: Any) -> Self | None:
+    def maybe_start(cls, function: Function, *arguments: Any, keep: tuple[int, ...] = ()) -> Self | None:
         """Start the call; return None where no process can be started, or there is one core only.
 
         Args:
             function: what a helper can import by its name; its arguments can be pickled, into a page.
+            keep: descriptors that the helper inherits, under the same numbers.
         """
         command = _maybe_command(function.__module__)
         if command is None or core_count() < 2:
@@ -328,7 +329,7 @@ class CallBeside:
         null = subprocess.DEVNULL
         try:
             process = subprocess.Popen(  # noqa: S603 - this interpreter, with a constant program
-                command, stdin=subprocess.PIPE, stdout=null, stderr=null, process_group=0
+                command, stdin=subprocess.PIPE, stdout=null, stderr=null, process_group=0, pass_fds=keep
             )
             assert process.stdin is not None
             with suppress(OSError), process.stdin as tasks:

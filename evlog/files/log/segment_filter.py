@@ -279,6 +279,12 @@ class SegmentFilter:
         view = self._view = FilterView(blocks, sealed, list(place_of.values()))
         return view
 
+    def uncovered_events(self) -> int:
+        """Return how many events, also removed ones, are in the segments that have no block yet."""
+        view = self._view
+        infos = [view.sealed[place].info for place in view.uncovered] if view is not None else []
+        return sum(info.events + info.removed_events for info in infos)
+
     def note_extended(self) -> None:
         """Have the next look-up map the file again, if blocks that are now in it are worth that."""
         view = self._view

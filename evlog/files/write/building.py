@@ -5,15 +5,18 @@
 2. Until the helper has ended, the writer's process answers from the columns of the segment that it has in
    memory. Another writer that needs the files sooner builds them, too.
 3. Nothing depends on the helper: the writer builds what is missing when the helper has ended.
+4. After a compaction of many events the filter is extended in a helper, too. Of many writers one starts it:
+   the helper inherits the lock on the filter from that writer.
 """
 
 from __future__ import annotations
 
 from evlog.errors import EvlogError
-from evlog.files.disk.files import DISK
+from evlog.files.disk.files import DISK, WriteFile
 from evlog.files.log.log import Log
+from evlog.files.log.parts import SegmentMoved
 from evlog.files.write.derived import build_indexes
-from evlog.files.write.filter_file import extend_filter
+from evlog.files.write.filter_file import complete_filter_locked, extend_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,3 +34,12 @@ def build_beside(store: str, tag: int) -> None:
                 extend_filter(log, DISK)
     except EvlogError:
         pass  # the store may have been removed
+
+
+def extend_beside(store: str, descriptor: int) -> None:
+    """Add all sealed segments to the filter, which is open, and locked until this process ends."""
+    try:
+        log = Log(store)
+        complete_filter_locked(log, WriteFile(descriptor, log.filter.path), DISK)
+    except (EvlogError, SegmentMoved):
+        pass  # a compaction has begun, or the store was removed

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import os
+
 from evlog.errors import CorruptionError, EvlogError
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import map_file
@@ -32,7 +34,7 @@ from evlog.files.write.derived import replace_derived
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from typing import Final
 
     from evlog.files.disk.files import Disk, WriteFile
@@ -44,13 +46,21 @@ _MAX_JOINED_BYTES: Final = 1 << 26  # in one call
 _MAX_GROWTH: Final = 2  # of the tables, which in a group have the size of the largest
 
 
-def extend_filter(log: Log, disk: Disk) -> None:
-    """Add sealed segments that the filter does not cover, the newest first."""
+def extend_filter(log: Log, disk: Disk, start: Callable[[int], bool] | None = None) -> None:
+    """Add sealed segments that the filter does not cover, the newest first.
+
+    Args:
+        start: have another process do it; called with the descriptor of the locked file, which that process
+            inherits. False: it could not be started.
+    """
     log.filter.is_due = False
     lock = FileLock(log.filter.path, 0.0, disk)
     try:
         file = lock.maybe_acquire()
         if file is None:
+            return
+        if start is not None and start(file.fd):
+            lock.leave()
             return
         try:
             _extend_locked(log, file, disk)
@@ -60,6 +70,14 @@ def extend_filter(log: Log, disk: Disk) -> None:
         pass  # no space, no permission, a damaged segment: a durable append must not fail because of it
     finally:
         lock.close()
+
+
+def complete_filter_locked(log: Log, file: WriteFile, disk: Disk) -> None:
+    """Add the sealed segments that the filter does not cover, until another file replaces the locked one."""
+    for _ in range(len(log.sealed)):
+        _extend_locked(log, file, disk)
+        if not (log.filter.is_due and os.fstat(file.fd).st_nlink):
+            return
 
 
 def _extend_locked(log: Log, file: WriteFile, disk: Disk) -> None:

@@ -104,7 +104,8 @@ class LogTail:
         self._unindexed: list[SealedPart] = []  # not guarded: threads take from it by `pop`
         # Not guarded, replaced whole: a segment whose files a helper is to build; one whose files it builds.
         self._to_build: SealedPart | None = None
-        self._building: tuple[SealedPart, CallBeside] | None = None
+        # None: it extends the filter.
+        self._building: tuple[SealedPart | None, CallBeside] | None = None
         # Not guarded, replaced whole: a segment that another writer sealed, and how long that writer is given
         # to build its files.
         self._left: tuple[SealedPart, float] | None = None
@@ -311,8 +312,11 @@ class LogTail:
                 return
             call.end(0.0)  # one that is slower than a segment is filled may be suspended
             self._building = None
-            part.close()  # from now on it uses the files
-            self._unindexed.append(part)  # nothing is left to do, unless the helper failed
+            if part is not None:
+                part.close()  # from now on it uses the files
+                self._unindexed.append(part)  # nothing is left to do, unless the helper failed
+            else:
+                self._log.filter.note_extended()
         filter = self._log.filter
         if not (self._unindexed or self._log.faulty or filter.is_due or self._left):
             return
@@ -330,7 +334,20 @@ class LogTail:
                 if not build_indexes(part, self._disk):
                     self._index_moved(part)
         if extend:
-            extend_filter(self._log, self._disk)
+            # A writer of few appends may end sooner than a helper starts.
+            is_long = filter.uncovered_events() >= _MANY_EVENTS and self._log.active.index.knows_ids
+            extend_filter(
+                self._log, self._disk, self._extends_beside if is_long and self._disk is DISK else None
+            )
+
+    def _extends_beside(self, descriptor: int) -> bool:
+        """Return whether a helper process extends the filter, whose descriptor it inherits."""
+        from evlog.files.disk.processes import CallBeside
+        from evlog.files.write.building import extend_beside
+
+        call = CallBeside.maybe_start(extend_beside, self._log.store, descriptor, keep=(descriptor,))
+        self._building = (None, call) if call is not None else None
+        return call is not None
 
     def _leave_to_others_locked(self, known: ActivePart) -> None:
         """Answer look-ups in the segment that another writer has sealed from memory, until it has files.

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import evlog
 from evlog import EventStore
+from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import DISK
 from evlog.files.format.filter import (
     CELL_BYTES,
@@ -37,7 +38,7 @@ from evlog.files.log import segment_filter as module
 from evlog.files.log.log import Log
 from evlog.files.log.parts import OpenParts, SealedParts
 from evlog.files.log.segment_filter import STALE, SegmentFilter
-from evlog.files.write.filter_file import extend_filter
+from evlog.files.write.filter_file import complete_filter_locked, extend_filter
 from tests.support.helpers import fill, new, number_id, numbers, small_store
 
 keys = st.lists(st.integers(0, 2**32 - 1), max_size=60)
@@ -401,6 +402,23 @@ def test_a_filter_that_lacks_many_keys_is_extended_in_several_calls(
     check_whole(log)
 
 
+def test_a_helper_extends_the_filter_by_several_segments(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = filled(memory_path / "store")
+    log = Log(path)
+    Path(log.filter.path).write_bytes(encode_filter_header(log.manifest.store_id_bytes))
+    monkeypatch.setattr("evlog.files.write.filter_file._KEYS_AT_ONCE", 0)
+    before = len(log.sealed)
+    while before:
+        with FileLock(log.filter.path, 0.0, DISK) as file:
+            complete_filter_locked(log, file, DISK)
+        left = len(log.filter.load(log.sealed).uncovered)
+        assert left == 0 or left < before - 1
+        before = left
+    check_whole(log)
+
+
 def test_blocks_that_are_too_large_to_be_joined_are_not_tried_at_each_append(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,8 +456,6 @@ def test_two_processes_do_not_append_at_once(memory_path: Path) -> None:
     log, other = Log(path), Log(path)
     file = Path(log.filter.path)
     file.write_bytes(encode_filter_header(log.manifest.store_id_bytes))
-    from evlog.files.disk.file_lock import FileLock
-
     lock = FileLock(str(file), 0.0, DISK)
     with lock:
         extend_filter(log, DISK)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evlog import EventStore
-from evlog.files.write.building import build_beside
+from evlog.files.disk.processes import CallBeside
+from evlog.files.log.log import Log
+from evlog.files.write.building import build_beside, extend_beside
 from evlog.files.write.tail import LogTail
 from tests.support.contention import wait_until
 from tests.support.helpers import engine_of, new, number_id, segment_files, small_store, writer_of
@@ -78,6 +82,7 @@ def test_a_helper_builds_what_the_writer_then_uses(store: EventStore) -> None:
     building = tail_of(store)._building
     assert building is not None
     part, call = building
+    assert part is not None
     wait_until(call.is_done)
     assert tuple(names(store)) == SUFFIXES
     built = [path.stat().st_ino for suffix in SUFFIXES for path in segment_files(store, suffix)]
@@ -196,6 +201,83 @@ def test_policies_that_others_set_before_they_sealed_the_segment_are_known(
     append(other, 10)
     assert names(other) == []
     assert [event.data for event in other.read("s-1")] == [b"10"]
+
+
+def filter_is_whole(store: EventStore) -> bool:
+    log = Log(store.path)
+    return log.filter.load(log.sealed).uncovered == []
+
+
+def make_filter_due(store: EventStore) -> None:
+    """Have a writer of many appends find that no sealed segment has a block, as after a compaction."""
+    for number in range(7, 30):
+        append(store, number)
+    building = tail_of(store)._building
+    if building is not None:
+        building[1].end(10.0)
+        append(store, 30)
+    log = engine_of(store)._log
+    assert log is not None
+    Path(log.filter.path).unlink()
+    log.filter.load(log.sealed)
+    log.active.index.prepare()
+
+
+def test_a_helper_extends_the_filter(store: EventStore) -> None:
+    make_filter_due(store)
+    assert not filter_is_whole(store)
+    append(store, 100)
+    building = tail_of(store)._building
+    assert building is not None
+    part, call = building
+    assert part is None
+    wait_until(call.is_done)
+    assert filter_is_whole(store)
+    append(store, 101)
+    assert tail_of(store)._building is None
+    assert append(store, 21) == (22, True)
+    assert store.verify().ok
+
+
+def test_one_of_two_writers_has_a_helper_extend_the_filter(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_filter_due(store)
+    started: list[CallBeside] = []
+
+    class Kept(CallBeside):
+        """A helper that keeps what it inherits, and ends when the test says so."""
+
+        @classmethod
+        def maybe_start(cls, function: Any, *arguments: Any, keep: tuple[int, ...] = ()) -> Kept:
+            assert function is extend_beside
+            process = subprocess.Popen(["sleep", "600"], pass_fds=keep)
+            started.append(cls(process))
+            return cls(process)
+
+    monkeypatch.setattr("evlog.files.disk.processes.CallBeside", Kept)
+    append(store, 100)
+    with small_store(store.path) as other:
+        append(other, 101)
+        append(other, 102)
+        assert len(started) == 1
+        assert not filter_is_whole(store)
+        started[0].end(0)
+        log = engine_of(other)._log
+        assert log is not None
+        log.filter.load(log.sealed)
+        append(other, 103)
+        assert filter_is_whole(store)
+
+
+def test_without_a_helper_the_writer_extends_the_filter(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_filter_due(store)
+    monkeypatch.setattr("evlog.files.disk.processes.core_count", lambda: 1)
+    append(store, 100)
+    assert tail_of(store)._building is None
+    assert filter_is_whole(store)
 
 
 def test_a_closed_store_is_left_alone(store: EventStore) -> None:
