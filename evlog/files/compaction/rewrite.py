@@ -2,8 +2,8 @@
 
 Records that stay are copied byte for byte into frames of many, without being decoded; of those whose content
 is erased, what stays is written. Each removed event leaves a row in the .removed file. The files are synced,
-but no manifest names them yet: a crash leaves files that mean nothing. One segment is
-open at a time. Nothing here takes a lock.
+but no manifest names them yet: a crash leaves files that mean nothing. One segment is open at a time. Nothing
+here takes a lock.
 """
 
 from __future__ import annotations

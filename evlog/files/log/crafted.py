@@ -2,7 +2,7 @@
 
 Checking the types of all fields costs as much as decoding them (0.25 µs a record), so reading does not check
 them. A field that makes no sense makes the code fail that uses it; the engine turns that failure into a
-CorruptionError. `verify` checks each field.
+CorruptionError. `verify` checks each field. What a caller's own function raises meanwhile stays what it is.
 """
 
 from __future__ import annotations
@@ -37,12 +37,44 @@ def senseless(error: BaseException, path: str) -> EvlogError:
     return CorruptionError(path, None, f"its content makes no sense ({cause})")
 
 
+class _CallerFailed(BaseException):
+    """Carries what `progress` raised past everything that would take it for a failure of the store."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+class _Progress:
+    """The caller's `progress`, which raises nothing but `_CallerFailed`."""
+
+    def __init__(self, call: Callable[[int, int], None]) -> None:
+        self._call = call
+
+    def __call__(self, done: int, total: int) -> None:
+        try:
+            self._call(done, total)
+        except Exception as error:  # noqa: BLE001 - it is raised again as it is
+            raise _CallerFailed(error) from None
+
+
 def refuses_crafted_content(function: Function) -> Function:
-    """Decorate a method of an engine, or a function whose first argument is the store's path."""
+    """Decorate a method of an engine, or a function whose first argument is the store's path.
+
+    What the argument `progress` raises is raised as it is.
+    """
 
     def guarded(first: Any, *arguments: Any, **named: Any) -> Any:
+        progress = named.get("progress")
+        is_outermost = not isinstance(progress, _Progress)  # one of these may call another one
+        if progress is not None and is_outermost:
+            named["progress"] = _Progress(progress)
         try:
             return function(first, *arguments, **named)
+        except _CallerFailed as failed:
+            if not is_outermost:
+                raise
+            raise failed.error from None
         except EvlogError:
             raise
         except (OSError, *SENSELESS) as error:
