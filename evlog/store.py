@@ -940,8 +940,8 @@ class EventStore:
 
         Args:
             handler: called with the event. It has failed if it, or an upcaster of the event, raises an
-                Exception. A coroutine or generator function always fails, because calling it runs nothing;
-                use evlog.aio with asyncio.
+                Exception. A coroutine or generator function is refused, because calling it runs nothing; use
+                evlog.aio with asyncio.
             in_transaction: call the handler with the event and a connection to the store's database, in a
                 transaction that also saves the checkpoint: what the handler writes by that connection is
                 there exactly once. See `Subscription.transaction`. Only PostgreSQL offers it.
@@ -954,12 +954,13 @@ class EventStore:
 
         Raises:
             As `subscribe`, and what the handler raised last.
+            InvalidArgument: the handler cannot handle any event; none is acknowledged or parked.
             Unsupported: the engine does not offer `in_transaction`.
         """
         from evlog.subscriptions.named import consume
         from evlog.subscriptions.retry import check_handling
 
-        check_handling(name, handler, retries, retry_delay, on_failure)
+        check_handling(name, handler, retries, retry_delay, on_failure, in_transaction=in_transaction)
         with self.subscribe(
             name,
             after=after,

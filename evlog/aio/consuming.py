@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from evlog.subscriptions.retry import Failure, describe_error, pauses, refuse_unrun, upcasting
+from evlog.subscriptions.retry import Failure, WrongHandler, describe_error, pauses, refuse_unrun, upcasting
 
 if TYPE_CHECKING:
     from evlog.aio.subscription import AsyncSubscription
@@ -50,6 +50,8 @@ async def _attempt(
             else:
                 refuse_unrun(result)
             return None
+        except WrongHandler:
+            raise
         except Exception as error:  # noqa: BLE001 - the caller decides what a failure means
             attempts += 1
             if attempts >= retries:

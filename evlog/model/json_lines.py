@@ -386,6 +386,19 @@ def _of_wrong_type(text: str) -> str:
     return f"has {got} in `{place}`, not {expected}" if place else f"is {got}, not {expected}"
 
 
+def _has_lone_surrogate(line: bytes) -> bool:
+    """Return whether a line would be JSON without one, which the decoder takes for a line that is cut off."""
+    import json
+
+    try:
+        json.dumps(json.loads(line), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    except (ValueError, RecursionError):
+        return False
+    return False
+
+
 def refuse(line: bytes, error: Exception) -> NoReturn:
     """Raise InvalidLine with what the decoder found wrong with a line."""
     text = str(error)
@@ -402,6 +415,8 @@ def refuse(line: bytes, error: Exception) -> NoReturn:
             reason = f"has no field `{field}`; {_OTHER_SHAPE}"
         else:
             reason = _of_wrong_type(text)
+    elif _has_lone_surrogate(line):
+        reason = "has a lone surrogate in a string, which stands for no character"
     elif "truncated" in text:
         reason = "is not JSON: it ends too early" if line.strip() else "is empty"
     else:

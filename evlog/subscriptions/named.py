@@ -21,7 +21,7 @@ from evlog.model.events import Event
 from evlog.model.filters import ANYTHING, EventFilter, LogSelection
 from evlog.model.named import NamedTuple
 from evlog.subscriptions import shards
-from evlog.subscriptions.retry import attempt, call, describe_error, upcasting
+from evlog.subscriptions.retry import WrongHandler, attempt, call, check_takes, describe_error, upcasting
 from evlog.subscriptions.run import Subscription, checkpoint_at, kept
 from evlog.subscriptions.shards import as_shard
 
@@ -233,6 +233,7 @@ def replay(
     upcast: Upcast | None = None,
 ) -> ReplayResult:
     """Call the handler with each parked event, or those at some positions; unpark it if that succeeds."""
+    check_takes(handler, "the event")
     handler = upcasting(handler, upcast)
     succeeded = failed = removed = 0
     with _acquired(engine, name) as places:
@@ -244,6 +245,8 @@ def replay(
                 continue
             try:
                 call(handler, event)
+            except WrongHandler:
+                raise
             except Exception as error:  # noqa: BLE001 - it is kept with the event
                 checkpoint.park(event, describe_error(error), place.attempts + 1)
                 failed += 1

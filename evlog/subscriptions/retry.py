@@ -29,7 +29,13 @@ MAX_ERROR_CHARACTERS: Final = 10_000
 
 
 def check_handling(
-    name: str, handler: Callable[..., object], retries: int, retry_delay: float | None, on_failure: OnFailure
+    name: str,
+    handler: Callable[..., object],
+    retries: int,
+    retry_delay: float | None,
+    on_failure: OnFailure,
+    *,
+    in_transaction: bool = False,
 ) -> None:
     """Refuse arguments of `EventStore.consume` that make no sense."""
     check_subscription_name(name)
@@ -37,7 +43,27 @@ def check_handling(
         raise InvalidArgument(f"invalid on_failure {on_failure!r}; use 'stop' or 'park'")
     check_numbers("retries", retries=retries)
     check_functions("handler", handler=handler)
+    check_takes(handler, "the event", *(["a connection"] if in_transaction else []))
     check_seconds(retry_delay=retry_delay)
+
+
+def check_takes(handler: Callable[..., object], *arguments: str) -> None:
+    """Refuse a handler that cannot be called with so many arguments: every event would fail, or be parked."""
+    from inspect import signature  # imported late: it takes as long as a command's own modules
+
+    try:
+        parameters = signature(handler)
+    except (ValueError, TypeError):
+        return  # what is written in C may not tell
+    try:
+        parameters.bind(*arguments)
+    except TypeError as error:
+        given = " and ".join(arguments)
+        raise InvalidArgument(f"the handler cannot be called with {given}: {error}") from None
+
+
+class WrongHandler(InvalidArgument):
+    """The handler cannot handle any event: none has failed, and none is parked."""
 
 
 class Failure(NamedTuple):
@@ -51,18 +77,18 @@ def call(handler: Callable[..., object], *arguments: object) -> None:
     """Call the handler.
 
     Raises:
-        InvalidArgument: it is a coroutine function or a generator function, of which a call runs nothing: its
+        WrongHandler: it is a coroutine function or a generator function, of which a call runs nothing: its
             event would be acknowledged unhandled.
     """
     refuse_unrun(handler(*arguments))
 
 
 def refuse_unrun(result: object) -> None:
-    """Raise InvalidArgument for what a call of a coroutine function or a generator function returns."""
+    """Raise WrongHandler for what a call of a coroutine function or a generator function returns."""
     if isinstance(result, CoroutineType | GeneratorType | AsyncGeneratorType):
         if not isinstance(result, AsyncGeneratorType):
             result.close()
-        raise InvalidArgument(
+        raise WrongHandler(
             f"the handler returned a {type(result).__name__}, of which nothing has run",
             "give a function that has handled the event when it returns; see `evlog help asyncio`",
         )
@@ -93,11 +119,16 @@ def attempt(
 
     Returns:
         None if the handler returned, else its last failure.
+
+    Raises:
+        WrongHandler: as `call`.
     """
     attempts = 0
     for pause_seconds in pauses(delay_seconds):
         try:
             call(handler, event)
+        except WrongHandler:
+            raise
         except Exception as error:  # noqa: BLE001 - the caller decides what a failure means
             attempts += 1
             if attempts >= retries:

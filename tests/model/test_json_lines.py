@@ -193,7 +193,7 @@ def test_an_id_is_a_uuid_in_any_spelling(id: str) -> None:
         (b'{"stream":"s","type":"T"', InvalidLine, "is not JSON: it ends too early"),
         (b'{"stream":"s","type":"T"}{}', InvalidLine, "is not JSON: trailing characters"),
         (b'{"stream":"s","type":"T","data":NaN}', InvalidLine, "is not JSON"),
-        (b'{"stream":"s","type":"T","data":"\\ud800"}', InvalidLine, "is not JSON"),
+        (b'{"stream":"s","type":"T","data":"\\ud800"}', InvalidLine, "has a lone surrogate"),
         (b'{"stream":"s","type":"T","data":"\xff"}', InvalidLine, "is not UTF-8"),
         (b'{"stream":"s","type":"T","data":"a\rb"}', InvalidLine, "is not JSON"),
         (b'{"stream":"s","type":"T","data":' + b"[" * 5000 + b"]" * 5000 + b"}", InvalidLine, "too deeply"),

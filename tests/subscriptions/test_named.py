@@ -457,10 +457,27 @@ def test_a_handler_of_which_a_call_runs_nothing_acknowledges_nothing(
 ) -> None:
     hidden = partial(lambda handler, event: handler(event), handler)
     with pytest.raises(InvalidArgument, match="of which nothing has run; give a function that has handled"):
-        parked.consume("other", hidden, follow=False)
-    assert parked.subscription("other").position == 0
-    assert parked.replay_parked("mail", hidden) == (0, 3, 0)
-    assert {"of which nothing has run" in each.error for each in parked.parked("mail")} == {True}
+        parked.consume("other", hidden, follow=False, on_failure="park")
+    assert (parked.subscription("other").position, parked.parked("other")) == (0, [])
+    before = parked.parked("mail")
+    with pytest.raises(InvalidArgument, match="of which nothing has run"):
+        parked.replay_parked("mail", hidden)
+    assert parked.parked("mail") == before
+
+
+def test_a_handler_that_cannot_be_called_with_an_event_is_refused_before_any(parked: EventStore) -> None:
+    before = parked.parked("mail")
+    wrong: list[Any] = [lambda: None, lambda event, connection: None, parked.redact]
+    for handler in wrong:
+        with pytest.raises(InvalidArgument, match="the handler cannot be called with the event: "):
+            parked.consume("other", handler, follow=False, on_failure="park")
+        with pytest.raises(InvalidArgument, match="the handler cannot be called with the event: "):
+            parked.replay_parked("mail", handler)
+    assert "other" not in {info.name for info in parked.subscriptions()}
+    assert parked.parked("mail") == before
+    seen: list[Event] = []
+    parked.consume("other", seen.append, follow=False)
+    assert len(seen) == 10
 
 
 def test_parked_events_that_a_compaction_removed_leave_the_list(parked: EventStore) -> None:
