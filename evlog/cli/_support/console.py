@@ -280,7 +280,7 @@ def one_line(text: str) -> str:
 
 
 def _escaped(text: str, kept: str, escape: Callable[[str], str]) -> str:
-    """Return the text with escapes for what is not printable, not kept, and joins no letters or emoji."""
+    """Return the text with escapes for what is not printable, except what is kept, and joiners that join."""
 
     def is_shown(at: int, char: str) -> bool:
         return char.isprintable() or char in kept or (char in _JOINERS and _joins(text, at))
