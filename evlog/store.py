@@ -41,6 +41,7 @@ from evlog.model.events import (
     check_stream_name,
     id_of_key,
     id_text,
+    upcast_all,
 )
 from evlog.model.filters import LogSelection, StreamSelection, make_filter
 
@@ -526,8 +527,7 @@ class EventStore:
 
     def _in_shape(self, events: Iterator[Event]) -> Iterator[Event]:
         """Iterate over events in today's shape."""
-        upcast = self._upcast
-        return events if upcast is None else (upcast(event) for event in events)
+        return upcast_all(events, self._upcast)
 
     def query(self, query: Query | str) -> QueryResult:
         """Return the events that a query selects, in the order of the log: what a decision is based on.

@@ -418,6 +418,12 @@ class BatchedEvents(_Chain):
         return events
 
 
+def upcast_all(events: Iterator[Event], upcast: Upcast | None) -> Iterator[Event]:
+    """Return the events in today's shape; as they are if `upcast` is None."""
+    # By no `map`: a StopIteration of an upcaster would pass for the end of the events.
+    return events if upcast is None else (upcast(event) for event in events)
+
+
 class _Source:
     """Iterates over the events of each batch. If two threads ask at the same time, both get an error.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from evlog.model.checkpoints import check_subscription_name
+from evlog.model.events import upcast_all
 from evlog.model.filters import EventFilter, LogSelection, StreamSelection
 from evlog.model.named import NamedTuple
 from evlog.model.retention import REDACTIONS_STREAM
@@ -195,9 +196,7 @@ def _folded(
         if first is not None:
             first_version = first.version
             events = chain((first,), events)
-    if upcast is not None:
-        events = (upcast(event) for event in events)
-    value, count, last = fold.run(start.value, events)
+    value, count, last = fold.run(start.value, upcast_all(events, upcast))
     state = start._replace(value=value, events=start.events + count)
     if last is not None:
         state = state._replace(version=last[1] if is_stream else 0, position=last[0], time_us=last[5])

@@ -48,7 +48,7 @@ def check_handling(
 
 
 def check_takes(handler: Callable[..., object], *arguments: str) -> None:
-    """Refuse a handler that cannot be called with so many arguments: every event would fail, or be parked."""
+    """Refuse a handler that takes other arguments: every call of it would fail, and its event be parked."""
     from inspect import signature  # imported late: it takes as long as a command's own modules
 
     try:

@@ -21,7 +21,7 @@ import time
 from evlog.errors import InvalidArgument, StoreClosed, StoreFull, SubscriptionBusy
 from evlog.model.arguments import check_seconds
 from evlog.model.checkpoints import Checkpoint
-from evlog.model.events import Event
+from evlog.model.events import Event, upcast_all
 from evlog.model.filters import EventFilter, LogSelection
 
 TYPE_CHECKING = False
@@ -483,10 +483,7 @@ class Subscription:
         self._ready = self._feed.read(self._scanned, high)
         if self._takes is not None:
             self._ready = filter(self._takes, self._ready)
-        if (
-            upcast := self._upcast
-        ) is not None:  # by no `map`: a StopIteration would pass for the piece's end
-            self._ready = (upcast(event) for event in self._ready)
+        self._ready = upcast_all(self._ready, self._upcast)
         return True
 
     def _leave_piece(self) -> None:

@@ -388,13 +388,18 @@ def test_many_stale_blocks_are_left_out_of_a_new_file(
     check(path, 60)
 
 
+def log_without_blocks(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Log:
+    """Return a log of several sealed segments; its filter has none of them, and gets one in each call."""
+    log = Log(filled(directory / "store"))
+    Path(log.filter.path).write_bytes(encode_filter_header(log.manifest.store_id_bytes))
+    monkeypatch.setattr("evlog.files.write.filter_file._KEYS_AT_ONCE", 0)
+    return log
+
+
 def test_a_filter_that_lacks_many_keys_is_extended_in_several_calls(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = filled(memory_path / "store")
-    log = Log(path)
-    Path(log.filter.path).write_bytes(encode_filter_header(log.manifest.store_id_bytes))
-    monkeypatch.setattr("evlog.files.write.filter_file._KEYS_AT_ONCE", 0)
+    log = log_without_blocks(memory_path, monkeypatch)
     for covered in range(1, len(log.sealed) + 1):
         extend_filter(log, DISK)
         assert len(log.sealed) - len(log.filter.load(log.sealed).uncovered) == covered
@@ -405,10 +410,7 @@ def test_a_filter_that_lacks_many_keys_is_extended_in_several_calls(
 def test_a_helper_extends_the_filter_by_several_segments(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = filled(memory_path / "store")
-    log = Log(path)
-    Path(log.filter.path).write_bytes(encode_filter_header(log.manifest.store_id_bytes))
-    monkeypatch.setattr("evlog.files.write.filter_file._KEYS_AT_ONCE", 0)
+    log = log_without_blocks(memory_path, monkeypatch)
     before = len(log.sealed)
     while before:
         with FileLock(log.filter.path, 0.0, DISK) as file:
