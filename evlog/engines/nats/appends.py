@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from evlog.engines.deciding import Decision, PendingAppend, decide, removed_matches
 from evlog.engines.messages import POSITION, TIME
-from evlog.engines.nats.connections import ANSWER_SECONDS, Connections, Pause
+from evlog.engines.nats.connections import Connections, Pause
 from evlog.engines.nats.jetstream import BATCH, JetStream, Outgoing, Stored, WrongSequence
 from evlog.engines.nats.layout import (
     Control,
@@ -224,7 +224,7 @@ class Appender:
 
     def _append_locked(self, pending: PendingAppend, control: Control | None) -> BatchResult:
         begin = time.monotonic()
-        pause = Pause(begin + self.connections.address.timeout_seconds)
+        pause: Pause | None = None
         sent: Exception | None = None  # an answer was lost
         tries = 0
         while True:
@@ -254,6 +254,7 @@ class Appender:
                 if not isinstance(error, NoResponder | NotConnected):
                     sent = error
                     pending.give_ids(decision.result.ids)
+                pause = pause or Pause(time.monotonic() + self.connections.address.timeout_seconds)
                 if pause.take():
                     continue
                 if sent is None:
@@ -272,11 +273,9 @@ class Appender:
         about += [name for id in ids for name in (self.subjects.id(id), self.subjects.removed_id(id))]
         if len(about) > _LOOKED_UP:
             about = []
-        while True:
-            tail, found, up_to = self.jetstream.look([control, *about])
-            if up_to == tail.sequence:
-                known = {name: found.get(name) for name in about}
-                return View(self, tail, self.reader.state_at(found[control]), {}, known)
+        tail, found = self.jetstream.look_at_end([control, *about])
+        known = {name: found.get(name) for name in about}
+        return View(self, tail, self.reader.state_at(found[control]), {}, known)
 
     def _store(
         self, view: View, decision: Decision, pending: PendingAppend, control: Control | None, early: int
@@ -320,9 +319,7 @@ class Appender:
         """
         for at in range(0, len(messages), BATCH):
             with self.connections.lend() as session:
-                sequence = self.jetstream.publish(
-                    messages[at : at + BATCH], sequence, session, time.monotonic() + ANSWER_SECONDS
-                )
+                sequence = self.jetstream.publish(messages[at : at + BATCH], sequence, session)
         return sequence
 
     def _wait_for_others(self, begin: float, tries: int) -> None:

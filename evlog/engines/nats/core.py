@@ -10,8 +10,8 @@ from uuid import UUID
 
 from evlog.engines.messages import POSITION
 from evlog.engines.nats.appends import Appender
-from evlog.engines.nats.connections import Connections
-from evlog.engines.nats.jetstream import JetStream, NoStream, WrongSequence
+from evlog.engines.nats.connections import Connections, Pause
+from evlog.engines.nats.jetstream import JetStream, WrongSequence
 from evlog.engines.nats.layout import Control, Subjects, encode_control
 from evlog.engines.nats.reading import Reader
 from evlog.engines.nats.records import Records
@@ -47,6 +47,8 @@ class Core:
             self.subjects = Subjects(address.name)
             self.created = self._has_begun = False
             self.config = self._open(create=create)
+            if (most := int(self.config.get("max_msg_size", -1))) > 0:
+                self.max_payload = min(self.max_payload, most)
             self.store_id = _store_id(address, self.config)
             self.reader = Reader(self.jetstream, self.subjects)
             self.appender = Appender(
@@ -71,10 +73,10 @@ class Core:
             answer = self.jetstream.call("STREAM.INFO", {})
             config: dict[str, Any] = answer["config"]
             self._has_begun = bool(answer["state"]["last_seq"])
-        except NoStream:
+        except StoreNotFound:
             _check_account(self.connections)
             if not create:
-                raise StoreNotFound(self.address.text) from None
+                raise
             config = self._create()
         _check_config(self.address, config)
         return config
@@ -110,11 +112,15 @@ class Core:
 
     def _begin(self) -> None:
         """Store the first message, if that was not done."""
+        pause = Pause(time.monotonic() + self.address.timeout_seconds)
         while self.jetstream.last(">") is None:
             try:
                 self.appender.publish_all([encode_control(self.subjects, Control(), 0, 0)], 0)
-            except (WrongSequence, Lost, NoResponder):
-                pass  # another process has stored it, or the next read shows whether it is there
+            except WrongSequence:
+                pass  # another process has stored it
+            except (Lost, NoResponder) as error:  # the next read shows whether it is there
+                if not pause.take():
+                    raise self.connections.unreachable(error) from None
 
     def make_bucket(self) -> None:
         """Make the bucket of records."""

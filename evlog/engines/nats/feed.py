@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from evlog.engines.following import ServerFeed
 from evlog.engines.messages import POSITION
 from evlog.engines.nats.connections import ANSWER_SECONDS
-from evlog.engines.nats.session import Lost, NoResponder, Session
+from evlog.engines.nats.session import Denied, Lost, NoResponder, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,6 +85,8 @@ class NatsFeed(ServerFeed):
         except Lost:
             session.close()
             return False
+        except Denied as error:
+            raise self._jetstream.connections.denied(error) from None
         self._waking.drain()
         if self._waking.take():
             return True
@@ -116,9 +118,11 @@ class NatsFeed(ServerFeed):
                 self._inbox = b"_INBOX.evlog." + os.urandom(12).hex().encode()
                 session.subscribe(self._inbox)
                 self._make_consumer(session)
-            except (Lost, NoResponder) as error:
+            except (Lost, NoResponder, Denied) as error:
                 if session is not None:
                     session.close()
+                if isinstance(error, Denied):
+                    raise connections.denied(error) from None
                 if time.monotonic() > pause_until:
                     raise connections.unreachable(error) from None
                 time.sleep(0.05)

@@ -69,9 +69,7 @@ def write(core: Core, make: Callable[[Stored, State, bool], list[Outgoing] | Non
     pause = Pause(time.monotonic() + core.connections.address.timeout_seconds)
     was_sent = False
     while True:
-        tail, found, up_to = core.jetstream.look([core.subjects.control])
-        if up_to != tail.sequence:
-            continue
+        tail, found = core.jetstream.look_at_end([core.subjects.control])
         messages = make(tail, core.reader.state_at(found[core.subjects.control]), was_sent)
         if messages is None:
             return False

@@ -4,7 +4,8 @@
    behind. So the leader says which message is the last one of a filter, and batches are requested until it
    arrives.
 2. A get of the last messages of several subjects is one replica's view of one moment: its answer says up to
-   which sequence that replica was.
+   which sequence that replica was. A server ends an answer at its `max_pending`, 64 MiB by default, and says
+   how many messages are left. They are requested until none is.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from evlog.engines.nats.connections import ANSWER_SECONDS, Connections, Pause
 from evlog.engines.nats.session import Lost, Session, parse_headers
-from evlog.errors import EngineError, StoreAccessDenied, StoreFull
+from evlog.errors import CorruptionError, EngineError, StoreAccessDenied, StoreFull, StoreNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
+
+    from evlog.errors import StoreUnreachable
 
 BATCH: Final = 1000
 """The most messages in an atomic batch, and in one answer."""
@@ -37,10 +40,6 @@ _SEQUENCE: Final = "Nats-Sequence"
 
 class WrongSequence(Exception):
     """A stream does not end where a message expected it; nothing was written."""
-
-
-class NoStream(Exception):
-    """There is no such stream."""
 
 
 class Stored(NamedTuple):
@@ -75,7 +74,7 @@ class JetStream:
     # --- the stream
 
     def call(self, operation: str, question: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer to a request of JetStream's API about this stream. Raises NoStream."""
+        """Return the answer to a request of JetStream's API about this stream. Raises StoreNotFound."""
         subject, data = f"$JS.API.{operation}.{self.stream}", json.dumps(question).encode()
 
         def ask(session: Session, deadline: float) -> dict[str, Any]:
@@ -97,7 +96,7 @@ class JetStream:
             self.connections.address.text,
         )
         if code == _NO_STREAM:
-            return NoStream(text)
+            return StoreNotFound(where)
         if code in _FULL or "insufficient" in text or "exceeded" in text:
             return StoreFull(where, text)
         if "not authorized" in text or error.get("code") == 403:
@@ -120,6 +119,13 @@ class JetStream:
             return [self._stored(session.receive(inbox, deadline).data) for inbox in inboxes]
 
         return self.connections.retry(ask)
+
+    def needed(self, stored: Stored | None) -> Stored:
+        """Return a message that every store has. Raises CorruptionError: another program has removed it."""
+        if stored is None:
+            reason = f"another program has removed messages from stream {self.stream}"
+            raise CorruptionError(self.connections.address.text, None, reason)
+        return stored
 
     def get(self, sequence: int) -> Stored | None:
         """Return the message with a sequence, as the leader has it."""
@@ -168,7 +174,7 @@ class JetStream:
                 lambda session, deadline, at=at: self._batch(  # type: ignore[misc]
                     session, {"seq": max(1, at), "next_by_subj": filter, "batch": BATCH}, deadline
                 )
-            )[0]
+            )
             if found:
                 at, pause = found[-1].sequence + 1, None
                 while found and found[-1].sequence > last:
@@ -181,27 +187,57 @@ class JetStream:
                 return
             pause = pause or Pause(time.monotonic() + self.connections.address.timeout_seconds)
             if not pause.take():
-                raise self.connections.unreachable(Lost("a replica does not catch up"))
+                raise self._behind()
 
     def look(self, subjects: Sequence[str]) -> tuple[Stored, dict[str, Stored], int]:
         """Return the stream's last message, the last ones of subjects, and the sequence these are as of.
 
         Args:
             subjects: without wildcards, at most `BATCH`; the first one always has a message.
+
+        Raises:
+            CorruptionError: it has none.
         """
-        questions = (
-            (f"$JS.API.STREAM.MSG.GET.{self.stream}", {"last_by_subj": ">"}),
-            (f"$JS.API.DIRECT.GET.{self.stream}", {"multi_last": list(subjects)}),
-        )
+        anchor = subjects[0]
 
-        def ask(session: Session, deadline: float) -> tuple[Stored, dict[str, Stored], int]:
-            one, other = [session.ask(subject, json.dumps(data).encode()) for subject, data in questions]
-            tail = self._stored(session.receive(one, deadline).data)
-            found, up_to = self._receive(session, other, deadline)
-            assert tail is not None  # a store has at least one message
-            return tail, {each.subject: each for each in found}, up_to
+        def ask(session: Session, deadline: float) -> tuple[Stored | None, dict[str, Stored], int]:
+            subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
+            end = session.ask(subject, json.dumps({"last_by_subj": ">"}).encode())
+            tail: Stored | None = None
+            found: dict[str, Stored] = {}
+            rest, up_to = list(subjects[1:]), None
+            while rest or up_to is None:
+                fitting = _fitting(rest, int(session.info.get("max_payload", 1 << 20)) // 2)
+                inbox = self._ask(session, {"multi_last": [anchor, *rest[:fitting]]})
+                if up_to is None:
+                    tail = self._stored(session.receive(end, deadline).data)
+                some, as_of, left = self._receive(session, inbox, deadline)
+                found |= {each.subject: each for each in some}
+                rest = [*(name for name in rest[:fitting] if left and name not in found), *rest[fitting:]]
+                up_to = as_of if up_to is None else min(up_to, as_of)
+            return tail, found, up_to
 
-        return self.connections.retry(ask)
+        tail, found, up_to = self.connections.retry(ask)
+        if anchor not in found:  # the replica is behind, or there is none
+            self.needed(self.last(anchor))
+            up_to = 0
+        return self.needed(tail), found, up_to
+
+    def look_at_end(self, subjects: Sequence[str]) -> tuple[Stored, dict[str, Stored]]:
+        """Return the stream's last message, and the last ones of subjects as of it. Raises as `look`."""
+        for tail, found, up_to in self._looks(subjects):
+            if up_to == tail.sequence:
+                return tail, found
+        raise self._behind()
+
+    def _looks(self, subjects: Sequence[str]) -> Iterator[tuple[Stored, dict[str, Stored], int]]:
+        """Iterate over what `look` returns until the address's time-out."""
+        end = time.monotonic() + self.connections.address.timeout_seconds
+        while time.monotonic() < end:
+            yield self.look(subjects)
+
+    def _behind(self) -> StoreUnreachable:
+        return self.connections.unreachable(Lost("a replica does not catch up"))
 
     def last_of_each(self, anchor: str, subjects: Sequence[str]) -> dict[str, Stored]:
         """Return the last messages of subjects without wildcards, from a replica that is not behind.
@@ -211,20 +247,27 @@ class JetStream:
         """
         found: dict[str, Stored] = {}
         for at in range(0, len(subjects), BATCH - 1):
-            some = [anchor, *subjects[at : at + BATCH - 1]]
-            least = up_to = 0
-            while not up_to or up_to < least:
-                tail, last, up_to = self.look(some)
+            least = 0
+            for tail, last, up_to in self._looks([anchor, *subjects[at : at + BATCH - 1]]):
                 least = least or tail.sequence
-            found |= last
+                if up_to >= least:
+                    found |= last
+                    break
+            else:
+                raise self._behind()
         return found
 
-    def _batch(self, session: Session, question: dict[str, Any], deadline: float) -> tuple[list[Stored], int]:
-        data = json.dumps(question).encode()
-        return self._receive(session, session.ask(f"$JS.API.DIRECT.GET.{self.stream}", data), deadline)
+    def _batch(self, session: Session, question: dict[str, Any], deadline: float) -> list[Stored]:
+        return self._receive(session, self._ask(session, question), deadline)[0]
 
-    def _receive(self, session: Session, inbox: bytes, deadline: float) -> tuple[list[Stored], int]:
-        """Return the messages of a batch, and up to which sequence they were looked for, if that is said."""
+    def _ask(self, session: Session, question: dict[str, Any]) -> bytes:
+        return session.ask(f"$JS.API.DIRECT.GET.{self.stream}", json.dumps(question).encode())
+
+    def _receive(self, session: Session, inbox: bytes, deadline: float) -> tuple[list[Stored], int, int]:
+        """Return the messages of a batch, up to which sequence they were looked for, and how many are left.
+
+        The numbers are 0 where the server does not say them.
+        """
         found: list[Stored] = []
         while True:
             message = session.receive(inbox, deadline)
@@ -232,14 +275,15 @@ class JetStream:
             if message.status or _SEQUENCE not in headers:
                 if message.status not in (b"204", b"404"):
                     raise EngineError(self.connections.address.text, f"status {message.status.decode()}")
-                return found, int(headers.get("Nats-UpTo-Sequence", b"0"))
+                up_to, left = headers.get("Nats-UpTo-Sequence", b"0"), headers.get("Nats-Num-Pending", b"0")
+                return found, int(up_to), int(left)
             found.append(
                 Stored(int(headers[_SEQUENCE]), headers["Nats-Subject"].decode(), headers, message.data)
             )
 
     # --- writing
 
-    def publish(self, messages: Sequence[Outgoing], expected: int, session: Session, deadline: float) -> int:
+    def publish(self, messages: Sequence[Outgoing], expected: int, session: Session) -> int:
         """Store messages, all or none, if the stream ends at a sequence; return the last one's.
 
         Raises:
@@ -249,7 +293,7 @@ class JetStream:
         """
         inbox = session.new_inbox()
         session.send(self._encode(messages, b"Nats-Expected-Last-Sequence: %d\r\n" % expected, inbox))
-        return self.acknowledged(session.receive(inbox, deadline).data)
+        return self.acknowledged(session.receive(inbox, time.monotonic() + ANSWER_SECONDS).data)
 
     def acknowledged(self, raw: bytes) -> int:
         """Return the sequence that the server answers with."""
@@ -295,6 +339,16 @@ class JetStream:
         except EngineError as error:
             if "not found" not in error.reason and "no message" not in error.reason:
                 raise
+
+
+def _fitting(subjects: Sequence[str], most_bytes: int) -> int:
+    """Return how many of the first subjects are together at most so long, at least one."""
+    size = 0
+    for number, subject in enumerate(subjects):
+        size += len(subject) + 4  # quotes, a comma and a space
+        if size > most_bytes and number:
+            return number
+    return len(subjects)
 
 
 def publish_one(jetstream: JetStream, subject: str, data: bytes, headers: bytes) -> int:

@@ -81,9 +81,7 @@ class Reader:
 
     def state(self) -> State:
         """Return the state as it is now."""
-        control = self._jetstream.last(self._subjects.control)
-        assert control is not None
-        return self.state_at(control)
+        return self.state_at(self._jetstream.needed(self._jetstream.last(self._subjects.control)))
 
     def state_at(self, control: Stored) -> State:
         """Return the state as of the message of `c` that is the last one."""
@@ -163,8 +161,7 @@ class Reader:
     def _begin(self, subject: str) -> Begun:
         """Return the last message of a filter, and the state, as they are now."""
         last, control = self._jetstream.lasts(subject, self._subjects.control)
-        assert control is not None
-        return last, self.state_at(control)
+        return last, self.state_at(self._jetstream.needed(control))
 
     def _framed(
         self,
@@ -273,9 +270,7 @@ class Reader:
 
     def tail(self) -> Stored:
         """Return the last message of the store."""
-        found = self._jetstream.last(">")
-        assert found is not None
-        return found
+        return self._jetstream.needed(self._jetstream.last(">"))
 
     def known(
         self, ids: Sequence[bytes], found: Mapping[str, Stored], tail_sequence: int

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from evlog.engines.keyed import Record
 from evlog.engines.nats.connections import Connections, Pause
-from evlog.engines.nats.jetstream import JetStream, NoStream, WrongSequence, publish_one
+from evlog.engines.nats.jetstream import JetStream, WrongSequence, publish_one
 from evlog.engines.nats.session import Lost, NoResponder
-from evlog.errors import EventTooLarge
+from evlog.errors import EventTooLarge, StoreNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,7 +99,7 @@ class Records:
         """Return the last record of a filter; None also if there is no bucket."""
         try:
             return self.jetstream.last(filter)
-        except NoStream:
+        except StoreNotFound:
             return None
 
     def _subject(self, key: tuple[str, ...]) -> str:

@@ -12,8 +12,11 @@ import json
 import os
 import select
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from evlog.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from typing import Any
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 _RECEIVE_BYTES: Final = 1 << 18
 CONNECT_SECONDS: Final = 5.0
 """The time-out of a connection attempt."""
+_SEND_SECONDS: Final = 4  # for how long a server may take nothing of what is sent to it
 _PUSHED: Final = b"2"
 _STATUS_LINE: Final = b"NATS/1.0"
 
@@ -72,6 +76,8 @@ class Session:
             raise Lost(f"{host}:{port}: {error.strerror or error}") from None
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            most = struct.pack("ll", _SEND_SECONDS, 0)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, most)
             self._begin(address, host, deadline)
         except (OSError, Lost) as error:
             self.close()
@@ -88,7 +94,10 @@ class Session:
         if address.uses_tls or self.info.get("tls_required"):
             import ssl
 
-            context = ssl.create_default_context(cafile=address.ca)
+            try:
+                context = ssl.create_default_context(cafile=address.ca)
+            except OSError as error:
+                raise InvalidArgument(f"the certificates {address.ca!r} cannot be read ({error})") from None
             self._socket = context.wrap_socket(self._socket, server_hostname=host)
         self._socket.settimeout(None)
         options = {
@@ -114,6 +123,9 @@ class Session:
         """Send lines of the protocol."""
         try:
             self._socket.sendall(raw)
+        except BlockingIOError:
+            self.is_broken = True
+            raise Lost("the server takes no data") from None
         except OSError as error:
             self.is_broken = True
             raise Lost(str(error.strerror or error)) from None

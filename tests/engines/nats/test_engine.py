@@ -19,7 +19,7 @@ import pytest
 import evlog
 from evlog import NewEvent
 from evlog.engines.keyed import LEASE_SECONDS
-from evlog.engines.nats import connections
+from evlog.engines.nats import connections, session
 from evlog.engines.nats.address import Address
 from evlog.engines.nats.connections import Connections
 from evlog.engines.nats.engine import NatsEngine
@@ -195,6 +195,83 @@ def test_a_password_is_needed_and_not_shown(closed_server: nats.Cluster) -> None
         assert caught.value.exit_code == 1
 
 
+@pytest.fixture(scope="module")
+def limited_server() -> Iterator[nats.Cluster]:
+    """A server with small limits, and a user `reader` that can make no consumers."""
+    settings = """
+        max_payload: 131072
+        max_pending: 1048576
+        no_auth_user: me
+        authorization { users: [
+            { user: me, password: right }
+            { user: reader, password: right, permissions: { publish: { deny: "$JS.API.CONSUMER.>" } } }
+        ] }
+    """
+    with scratch() as folder, nats.serving(folder, settings=settings) as cluster:
+        yield cluster
+
+
+def test_answers_that_a_server_ends_early_are_requested_to_their_end(limited_server: nats.Cluster) -> None:
+    """A stream that is left out of an answer would begin at version 1 again."""
+    names = [f"s-{number:02}" for number in range(30)]
+    url = limited_server.url("large")
+    with evlog.open(url, create=True) as store:
+        for name in names:
+            store.append(name, [NewEvent("T", b"x" * 100_000, content_type="binary")])
+    with evlog.open(url) as store:
+        assert [info.last_version for info in store.streams()] == [1] * len(names)
+        results = store.append_many([(name, [NewEvent("T")]) for name in names])
+        assert [result.last_version for result in results] == [2] * len(names)
+        assert store.verify().ok
+
+
+def test_questions_about_many_long_names_fit_into_a_payload(limited_server: nats.Cluster) -> None:
+    names = [f"{number:03}" + "é" * 100 for number in range(400)]
+    with evlog.open(limited_server.url("names", timeout=2), create=True) as store:
+        store.append_many([(name, [NewEvent("T")]) for name in names])
+        assert [info.stream for info in store.streams()] == names
+        assert store.append_many([(name, [NewEvent("T")]) for name in names])[-1].last_version == 2
+
+
+def test_a_user_without_the_right_to_follow_is_told_so(limited_server: nats.Cluster) -> None:
+    evlog.open(limited_server.url("rights"), create=True).close()
+    with evlog.open(limited_server.url("rights", "reader:right")) as store:
+        assert store.info().events == 0
+        with pytest.raises(StoreAccessDenied, match=r"CONSUMER\.CREATE"), store.subscribe() as feed:
+            next(iter(feed))
+
+
+def test_a_limit_of_the_stream_is_the_largest_event(limited_server: nats.Cluster) -> None:
+    url = limited_server.url("limit")
+    with evlog.open(url, create=True) as store:
+        config = engine_of(store)._core.config | {"max_msg_size": 10_000}
+    name, port = config["name"], limited_server.ports[0]
+    assert limited_server.ask(port, f"$JS.API.STREAM.UPDATE.{name}", json.dumps(config).encode())
+    with evlog.open(url) as store:
+        with pytest.raises(evlog.EventTooLarge) as caught:
+            store.append("a", [NewEvent("T", b"x" * 10_000, content_type="binary")])
+        store.append("a", [NewEvent("T", b"x" * caught.value.limit_bytes, content_type="binary")])
+
+
+def test_a_server_that_takes_no_data_is_not_waited_for_without_a_limit(
+    limited_server: nats.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent is more than the buffers of the connection hold."""
+    monkeypatch.setattr(session, "_SEND_SECONDS", 1)
+    monkeypatch.setattr(connections, "CONNECT_SECONDS", 1.0)
+    events = [NewEvent("T", b"x" * 100_000, content_type="binary")] * 500
+    with evlog.open(limited_server.url("slow", timeout=1), create=True) as store:
+        store.append("a", [NewEvent("T")])
+        with limited_server.suspended(0), pytest.raises(evlog.AppendUnknown) as caught:
+            store.append("a", events)
+        assert caught.value.exit_code == 12
+
+
+def test_certificates_that_cannot_be_read_are_named(nats_url: NewUrl) -> None:
+    with pytest.raises(evlog.InvalidArgument, match=r"/missing\.pem"):
+        evlog.open(f"{nats_url()}?tls=yes&ca=/missing.pem")
+
+
 def test_an_older_server_is_refused() -> None:
     """It only has to say that it is one: nothing else is asked of it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -231,6 +308,42 @@ def test_a_stream_that_forgets_events_is_refused(nats_server: nats.Cluster, nats
     )
     with pytest.raises(ServerUnsuitable, match="max_age"):
         evlog.open(url)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_stream_that_another_program_has_purged_is_damaged(
+    nats_server: nats.Cluster, nats_url: NewUrl, kept: int
+) -> None:
+    url = nats_url()
+    evlog.open(url, create=True).close()
+    stream = f"evlog-{url.rpartition('/')[2]}"
+    with evlog.open(url) as store, evlog.open(url) as other:
+        store.append("a", [NewEvent("T", 1), NewEvent("T", 2)])
+        assert nats_server.ask(nats_server.ports[0], f"$JS.API.STREAM.PURGE.{stream}", b'{"keep":%d}' % kept)
+        for use in (
+            other.info,
+            other.verify,
+            lambda: list(other.read_all()),
+            lambda: other.append("a", [NewEvent("T", 3)]),
+            lambda: other.stream_version("a"),
+        ):
+            with pytest.raises(evlog.CorruptionError, match="another program has removed") as caught:
+                use()
+            assert "salvage" not in str(caught.value)
+
+
+def test_a_store_that_is_deleted_while_it_is_open_is_not_found(
+    nats_server: nats.Cluster, nats_url: NewUrl
+) -> None:
+    url = nats_url()
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T")])
+        port = nats_server.ports[0]
+        assert nats_server.ask(port, f"$JS.API.STREAM.DELETE.evlog-{url.rpartition('/')[2]}", b"")
+        with pytest.raises(StoreNotFound):
+            list(store.read_all())
+        with pytest.raises(StoreNotFound):
+            store.stream_version("a")
 
 
 # --- appends
