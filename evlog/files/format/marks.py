@@ -120,6 +120,13 @@ def decode_marks(raw: bytes, tag: int) -> Marks:
     return Marks(*[mark if mark is not None and mark.tag == tag else None for mark in marks])
 
 
+def once_synced(raw: bytes) -> bytes:
+    """Return what `durable` will hold when all that is written is synced, if nothing else happens before."""
+    _, tag, offset = MARK_PLACE.unpack_from(raw)
+    at = MARK_AT[DURABLE_MAGIC]
+    return raw[:at] + encode_mark(DURABLE_MAGIC, Mark(tag, offset)) + raw[at + MARK_BYTES :]
+
+
 def acknowledged_offset(raw: bytes, tag: int) -> int:
     """Return how far the segment is known to be acknowledged, in bytes, by the content of `durable`."""
     offset = 0

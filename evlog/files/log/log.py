@@ -178,7 +178,7 @@ class Log:
             file = self._marks_file
             if file is not None and not file.is_in_place():
                 self._marks_file = None
-            marks = self._read_marks()  # before the rest: whatever is written later has another mark
+            marks = self.read_marks()  # before the rest: whatever is written later has another mark
             active = self._state.active.segment
             is_usual = not suspicious and not self._stale and self.damage is None and active.count
             if is_usual and self.is_current() and active.is_unchanged():
@@ -195,7 +195,7 @@ class Log:
                 active = state.active.segment
                 loading = not active.count
                 # How far it is synced matters only to a segment that is read for the first time.
-                durable = decode_marks(self._read_marks(), active.tag).durable_offset if loading else 0
+                durable = decode_marks(self.read_marks(), active.tag).durable_offset if loading else 0
                 if active.refresh(durable, suspicious=changed or suspicious):
                     if state is not before:  # only now: other threads must not find the active segment empty
                         self._check_kept(state)
@@ -282,7 +282,7 @@ class Log:
 
         After a power loss it may be the mark of an earlier one.
         """
-        mark = maybe_decode_mark(WRITTEN_MAGIC, self._read_marks()[:MARK_BYTES])
+        mark = maybe_decode_mark(WRITTEN_MAGIC, self.read_marks()[:MARK_BYTES])
         if mark is None or mark.tag == self.active.segment.tag:
             return None
         from evlog.files.log.later import maybe_later_log, outdated  # few stores need it
@@ -294,7 +294,7 @@ class Log:
 
     def marks(self) -> Marks:
         """Return how far the active log is written, acknowledged and synced, by the file `durable`."""
-        return decode_marks(self._read_marks(), self.active.segment.tag)
+        return decode_marks(self.read_marks(), self.active.segment.tag)
 
     def stamp_and_marks(self) -> tuple[Stamp, bytes]:
         """Return what changes whenever something is written, acknowledged, rolled or compacted.
@@ -302,7 +302,7 @@ class Log:
         Raises:
             StoreNotFound: the store is not there any more.
         """
-        return read_stamp(self.store), self._read_marks()
+        return read_stamp(self.store), self.read_marks()
 
     def follow(self, stamp: Stamp, marks: bytes) -> bool:
         """Take in what marks name, read with the stamp; False where only a look at the files can tell."""
@@ -327,7 +327,7 @@ class Log:
     def note_written(self, written: bytes) -> None:
         """Note the mark that this process has left for what is in memory; needs the lock and the mutex."""
         if self._marks_file is None:
-            self._read_marks()
+            self.read_marks()
         if self._marks_file is not None:
             self._known = self._marks_file, written
 
@@ -348,7 +348,8 @@ class Log:
             return active.record(active.count - 1)[5]
         return self.sealed[-1].info.last_time_us if self.sealed else 0
 
-    def _read_marks(self) -> bytes:
+    def read_marks(self) -> bytes:
+        """Return the content of `durable`, of the file that is open."""
         file = self._marks_file
         if file is None:
             try:

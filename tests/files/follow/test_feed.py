@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from evlog import EventStore, wait_for_store
-from evlog.errors import CorruptionError, StoreIOError
-from evlog.files.disk.files import ReadFile
+from evlog.errors import CorruptionError, StoreIOError, StoreNotFound
+from evlog.files.disk.files import ReadFile, WriteFile
 from evlog.files.disk.watch import TICK_SECONDS
 from evlog.files.follow import feed
 from evlog.files.format import paths
 from evlog.files.format.marks import DURABLE_MAGIC, MARK_AT, SUSPECT_MAGIC, Mark, encode_mark
+from evlog.files.log.log import Log
 from tests.support.following import LONG_SECONDS, Script, drain, fill_from, write_unacknowledged
 from tests.support.helpers import engine_of, fill, frames_of, new, numbers, segment_files, small_store
 
@@ -142,6 +143,35 @@ def test_an_event_is_read_while_its_writer_syncs_it(
         monkeypatch.undo()
         other.append("s", [new(4)])
         assert drain(subscription) == [4]
+
+
+def test_an_event_that_was_read_ahead_is_given_out_by_the_durable_mark_alone(
+    store: EventStore, other: EventStore, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 3)
+    disk = engine_of(other)._disk
+    sync = disk.sync
+    with store.subscribe() as subscription:
+        assert drain(subscription) == [0, 1, 2]
+
+        def sync_while_followed(file: WriteFile) -> None:
+            assert drain(subscription) == []  # it is read ahead
+            assert drain(subscription) == []
+            sync(file)
+            assert drain(subscription) == []
+
+        other.append("s", [new(3)])
+        assert drain(subscription) == [3]
+        monkeypatch.setattr(disk, "sync", sync_while_followed)
+        other.append("s", [new(4)])
+        with monkeypatch.context() as patched:
+            patched.setattr(Log, "stamp_and_marks", lambda _: pytest.fail("it looked at the manifest"))
+            event = subscription.next_event(0.1)
+        assert event is not None
+        assert event.data == b"4"
+        os.unlink(paths.manifest_path(store.path))
+        with pytest.raises(StoreNotFound):
+            subscription.next_event(0.1)
 
 
 def test_damage_that_is_read_ahead_is_raised_once_it_is_committed(store: EventStore, script: Script) -> None:
