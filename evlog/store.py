@@ -935,8 +935,12 @@ class EventStore:
         """Call the handler with every event of a named subscription: at least once, in order.
 
         The checkpoint passes an event after the handler has returned. Returns when the subscription ends: by
-        `follow`, `idle` or `timeout`. To end it from another thread, iterate over `subscribe`, which has a
-        `stop`, or close the store: then this raises StoreClosed.
+        `follow`, `idle` or `timeout`; raises StoreClosed when the store is closed. To end it from another
+        thread or a signal handler, take the two steps that this takes, and call `stop` of the run:
+
+            with store.subscribe(name) as run:
+                signal.signal(signal.SIGTERM, lambda *_: run.stop())
+                run.consume(handler)
 
         Args:
             handler: called with the event. It has failed if it, or an upcaster of the event, raises an
@@ -957,10 +961,11 @@ class EventStore:
             InvalidArgument: the handler cannot handle any event; none is acknowledged or parked.
             Unsupported: the engine does not offer `in_transaction`.
         """
-        from evlog.subscriptions.named import consume
+        from evlog.model.checkpoints import check_subscription_name
         from evlog.subscriptions.retry import check_handling
 
-        check_handling(name, handler, retries, retry_delay, on_failure, in_transaction=in_transaction)
+        check_subscription_name(name)
+        check_handling(handler, retries, retry_delay, on_failure, in_transaction=in_transaction)
         with self.subscribe(
             name,
             after=after,
@@ -977,12 +982,11 @@ class EventStore:
             timeout=timeout,
             shard=shard,
         ) as subscription:
-            consume(
-                subscription,
+            subscription.consume(
                 handler,
                 retries=retries,
-                park=on_failure == "park",
-                delay_seconds=retry_delay,
+                retry_delay=retry_delay,
+                on_failure=on_failure,
                 in_transaction=in_transaction,
             )
 

@@ -14,10 +14,10 @@ import os
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from evlog.aio.consuming import consume
 from evlog.aio.subscription import BYTES_AT_ONCE, AsyncSubscription
 from evlog.aio.workers import Workers
 from evlog.model.appends import ANY
+from evlog.model.checkpoints import check_subscription_name
 from evlog.store import EventStore
 from evlog.store import open as open_store
 from evlog.subscriptions.retry import check_handling
@@ -321,7 +321,8 @@ class AsyncStore:
             handler: an async function. What an ordinary function does, it does in the event loop, and so do
                 upcasters here: they must not block.
         """
-        check_handling(name, handler, retries, retry_delay, on_failure)
+        check_subscription_name(name)
+        check_handling(handler, retries, retry_delay, on_failure)
         async with self.subscribe(
             name,
             after=after,
@@ -338,12 +339,8 @@ class AsyncStore:
             timeout=timeout,
             shard=shard,
         ) as subscription:
-            await consume(
-                subscription,
-                handler,
-                retries=retries,
-                park=on_failure == "park",
-                delay_seconds=retry_delay,
+            await subscription.consume(
+                handler, retries=retries, retry_delay=retry_delay, on_failure=on_failure
             )
 
     # --- ending

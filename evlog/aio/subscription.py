@@ -11,17 +11,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from evlog.aio.workers import Workers
 from evlog.errors import InvalidArgument, StoreFull
+from evlog.subscriptions.retry import (
+    MAX_SLEEP_SECONDS,
+    Failure,
+    WrongHandler,
+    check_handling,
+    describe_error,
+    pauses,
+    refuse_unrun,
+    upcasting,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
     from evlog.model.events import Event, Upcast
+    from evlog.model.types import OnFailure
     from evlog.subscriptions.run import Subscription
 
 _EVENTS_AT_ONCE: Final = 256
@@ -29,7 +40,7 @@ BYTES_AT_ONCE: Final = 1 << 20  # of data that is read ahead; one event more can
 _SAVE_SECONDS: Final = 1.0
 
 
-def _take_notice(asked: asyncio.Future[list[Event]]) -> None:
+def _take_notice(asked: asyncio.Future[None]) -> None:
     """Have asyncio not report an error as lost: the next task that asks gets it."""
     if not asked.cancelled():
         asked.exception()
@@ -43,12 +54,24 @@ class _Follower:
         self._idle_seconds = idle_seconds
         self.run: Subscription | None = None  # set once, by the thread
         self.stopped = False  # set by any thread, never cleared
-        self._taken: list[Event] = []  # by the last `take`
+        # Written by the thread while the task waits for it, else by the task.
+        self.taken: list[Event] = []  # by the last `take`
+        self.next = 0  # the next of these that is delivered to the task
+        self.handed: Event | None = None  # delivered, not acknowledged
+
+    def undone(self) -> Event | None:
+        """Return the first event that was taken and not acknowledged, which no checkpoint may pass."""
+        if (handed := self.handed) is not None:
+            return handed
+        taken, next = self.taken, self.next
+        return taken[next] if next < len(taken) else None
 
     def _begun(self) -> Subscription:
         run = self.run
         if run is None:
-            run = self.run = self._begin()
+            run = self._begin()
+            run.hold_at(self.undone)
+            self.run = run
             if self.stopped:  # meanwhile, by a thread that did not see the run
                 run.stop()
         return run
@@ -56,48 +79,45 @@ class _Follower:
     def take_upcast(self) -> Upcast | None:
         return self._begun().take_upcast()
 
-    def take(self) -> list[Event]:
-        """Wait for an event; return it and others read with it. Empty at the end, or after `stop`."""
-        self._taken = []
+    def take(self) -> None:
+        """Wait for an event; take it and others read with it. None at the end, or after `stop`."""
         run = self._begun()
+        self.taken, self.next = [], 0
         event = run.next_event(self._idle_seconds)
         if event is None:
-            self.save(None)
-        taken, left = self._taken, BYTES_AT_ONCE
+            self.save()
+        left = BYTES_AT_ONCE
         try:
             while event is not None:
-                taken.append(event)
+                self.taken.append(event)
                 left -= len(event[7])
-                event = run.next_at_hand() if left > 0 and len(taken) < _EVENTS_AT_ONCE else None
+                event = run.next_at_hand() if left > 0 and len(self.taken) < _EVENTS_AT_ONCE else None
         except Exception:  # noqa: BLE001, S110 - the events before come first; the next call raises it again
             pass
-        return self._taken
 
-    def save(self, undone: Event | None) -> None:
+    def save(self) -> None:
         assert self.run is not None
         try:
-            self.run.save(undone)
+            self.run.save()
         except StoreFull:
             pass  # tried again in a second: until then events may come again
 
     def park(self, event: Event, error: str, attempts: int) -> None:
         assert self.run is not None
         self.run.park(event, error, attempts, is_last=False)
+        self.handed = None
+        self.save()  # what is parked need not be handled again
 
-    def close(self, delivered: Sequence[Event], undone: Event | None) -> None:
-        """Close the run.
+    def rest(self, seconds: float) -> bool:
+        assert self.run is not None
+        return self.run.rest(min(seconds, MAX_SLEEP_SECONDS))
 
-        Args:
-            delivered: what `take` returned to the task last.
-            undone: the first of these that was not acknowledged.
-        """
+    def close(self) -> None:
         if self.run is None:
             return
-        if self._taken and self._taken is not delivered:  # taken for a task that was cancelled
-            undone = self._taken[0]
-        elif undone is None:
+        if self.undone() is None:
             self.run.acknowledge()
-        self.run.close(undone)
+        self.run.close()
 
     def stop(self) -> None:
         self.stopped = True
@@ -117,10 +137,7 @@ class AsyncSubscription:
         # Neither the follower nor its thread knows this object, so it can be collected while they wait.
         self._follower = _Follower(begin, idle)
         self._worker = Workers(1, "evlog-subscription")
-        self._taken: Sequence[Event] = ()  # what the thread took last
-        self._next = 0  # the next of these that is delivered
-        self._handed: Event | None = None  # delivered, not acknowledged
-        self._asked: asyncio.Future[list[Event]] | None = None  # the thread's present `take`
+        self._asked: asyncio.Future[None] | None = None  # the thread's present `take`
         self._save_due = time.monotonic() + _SAVE_SECONDS
         self._is_awaited = False  # whether a task is in `__anext__`
         self._closing: asyncio.Future[None] | None = None
@@ -128,22 +145,8 @@ class AsyncSubscription:
     @property
     def position(self) -> int:
         """The last position that was scanned, matched or not, and acknowledged; 0 before the first wait."""
-        undone = self._undone
-        if undone is not None:
-            return undone.position - 1
         run = self._follower.run
         return 0 if run is None else run.position
-
-    @property
-    def _undone(self) -> Event | None:
-        """The first event that the thread took and that was not acknowledged."""
-        if self._handed is not None:
-            return self._handed
-        return self._taken[self._next] if self._next < len(self._taken) else None
-
-    async def take_upcast(self) -> Upcast | None:
-        """Begin the run; as `Subscription.take_upcast`."""
-        return await self._worker.submit(self._follower.take_upcast)
 
     def __aiter__(self) -> Self:
         return self
@@ -161,42 +164,92 @@ class AsyncSubscription:
                 "another task takes the events of this subscription", "hand them over, or use shards"
             )
         self._is_awaited = True
+        follower = self._follower
         try:
-            self._handed = None
-            if self._next == len(self._taken) and not self._follower.stopped:
+            follower.handed = None
+            if follower.next == len(follower.taken) and not follower.stopped:
                 await self._take()
             elif self.name is not None and time.monotonic() >= self._save_due:
                 self._save_due = time.monotonic() + _SAVE_SECONDS
-                await self._worker.submit(self._follower.save, self._undone)
+                await self._worker.submit(follower.save)
         finally:
             self._is_awaited = False
-        if self._follower.stopped or not self._taken:
+        if follower.stopped or not follower.taken:
             raise StopAsyncIteration
-        event = self._handed = self._taken[self._next]
-        self._next += 1
+        assert follower.run is not None
+        follower.run.check_store()  # when it was closed, the checkpoint was saved for the last time
+        event = follower.handed = follower.taken[follower.next]
+        follower.next += 1
         return event
 
     async def _take(self) -> None:
         """Wait until the thread has taken events, or has found the end."""
-        self._taken, self._next = (), 0
         if self._asked is None:
             self._asked = self._worker.submit(self._follower.take)
             self._asked.add_done_callback(_take_notice)
         asked = self._asked
         await asyncio.wait([asked])  # a task that is cancelled here leaves it to the next one that asks
         self._asked = None
-        self._taken = asked.result()
+        asked.result()
+
+    async def consume(
+        self,
+        handler: Callable[[Event], object],
+        *,
+        retries: int = 3,
+        retry_delay: float | None = None,
+        on_failure: OnFailure = "stop",
+    ) -> None:
+        """Await the handler with every event, as `AsyncStore.consume`; returns soon after `stop`.
+
+        As `Subscription.consume`.
+        """
+        check_handling(handler, retries, retry_delay, on_failure)
+        if on_failure == "park" and self.name is None:
+            raise InvalidArgument("only a named subscription can park an event; give it a name")
+        handler = upcasting(handler, await self._worker.submit(self._follower.take_upcast))
+        async for event in self:
+            failure = await self._attempt(handler, event, retries, retry_delay)
+            if failure is None:
+                continue
+            if failure.attempts < retries:  # stopped
+                return
+            if on_failure == "stop":
+                raise failure.error
+            await self.park(event, describe_error(failure.error), failure.attempts)
+
+    async def _attempt(
+        self, handler: Callable[[Event], object], event: Event, retries: int, delay_seconds: float | None
+    ) -> Failure | None:
+        """Await the handler until it returns, with pauses. As `evlog.subscriptions.retry.attempt`."""
+        attempts = 0
+        for pause_seconds in pauses(delay_seconds):
+            try:
+                result = handler(event)
+                if isinstance(result, Awaitable):
+                    await result
+                else:
+                    refuse_unrun(result)
+                return None
+            except WrongHandler:
+                raise
+            except Exception as error:  # noqa: BLE001 - the caller decides what a failure means
+                attempts += 1
+                failure = Failure(error, attempts)
+            if attempts >= retries or await self._worker.submit(self._follower.rest, pause_seconds):
+                return failure
+        raise AssertionError("pauses do not end")
 
     async def park(self, event: Event, error: str, attempts: int = 1) -> None:
         """Set the last delivered event aside with its error, durably. As `Subscription.park`."""
-        if self._handed is None or self._handed[0] != event[0]:
+        handed = self._follower.handed
+        if handed is None or handed[0] != event[0]:
             raise InvalidArgument(f"position {event[0]} is not the last delivered event; park that one")
-        await self._worker.submit(self._follower.park, self._handed, error, attempts)
-        self._handed = None
+        await self._worker.submit(self._follower.park, handed, error, attempts)
 
     def acknowledge(self) -> None:
         """Acknowledge the last delivered event: the checkpoint may pass it."""
-        self._handed = None
+        self._follower.handed = None
 
     def stop(self) -> None:
         """End the iteration after the event that is being handled; from any thread or signal handler."""
@@ -212,7 +265,7 @@ class AsyncSubscription:
         """
         if self._closing is None:
             self.stop()
-            self._closing = self._worker.submit(self._follower.close, self._taken, self._undone)
+            self._closing = self._worker.submit(self._follower.close)
             self._worker.stop()  # after that
         # Without a name nothing is saved. The kernel takes 10 ms and more to close a watch: a task that was
         # cancelled does not wait for it.

@@ -21,13 +21,13 @@ from evlog.model.events import Event
 from evlog.model.filters import ANYTHING, EventFilter, LogSelection
 from evlog.model.named import NamedTuple
 from evlog.subscriptions import shards
-from evlog.subscriptions.retry import WrongHandler, attempt, call, check_takes, describe_error, upcasting
+from evlog.subscriptions.retry import WrongHandler, call, check_takes, describe_error, upcasting
 from evlog.subscriptions.run import Subscription, checkpoint_at, kept
 from evlog.subscriptions.shards import as_shard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from evlog.engine import CheckpointStore, Engine
     from evlog.model.events import Upcast
@@ -134,34 +134,6 @@ def begin(
     except BaseException:
         checkpoint.release()
         raise
-
-
-def consume(
-    subscription: Subscription,
-    handler: Callable[..., object],
-    *,
-    retries: int,
-    park: bool,
-    delay_seconds: float | None,
-    in_transaction: bool,
-) -> None:
-    """Handle every event of the run. Arguments and errors are those of `EventStore.consume`."""
-    handler = upcasting(handler, subscription.take_upcast())
-
-    def handle(event: Event) -> None:
-        with subscription.transaction() as connection:
-            call(handler, event, connection)
-
-    if in_transaction:
-        with subscription.transaction():
-            pass  # refused at once where there is none, and not as a failure of the first event
-    for event in subscription:
-        failure = attempt(handle if in_transaction else handler, event, retries, delay_seconds=delay_seconds)
-        if failure is None:
-            continue
-        if not park:
-            raise failure.error
-        subscription.park(event, describe_error(failure.error), failure.attempts)
 
 
 def list_all(engine: Engine) -> list[SubscriptionInfo]:

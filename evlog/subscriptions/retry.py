@@ -7,7 +7,6 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.arguments import check_functions, check_numbers, check_seconds
-from evlog.model.checkpoints import check_subscription_name
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -24,12 +23,11 @@ if TYPE_CHECKING:
 
 FIRST_RETRY_SECONDS: Final = 0.1
 LAST_RETRY_SECONDS: Final = 10.0
-_MAX_SLEEP_SECONDS: Final = 1 << 30  # a sleep of more than 292 years would be an error
+MAX_SLEEP_SECONDS: Final = 1 << 30  # a sleep of more than 292 years would be an error
 MAX_ERROR_CHARACTERS: Final = 10_000
 
 
 def check_handling(
-    name: str,
     handler: Callable[..., object],
     retries: int,
     retry_delay: float | None,
@@ -37,8 +35,7 @@ def check_handling(
     *,
     in_transaction: bool = False,
 ) -> None:
-    """Refuse arguments of `EventStore.consume` that make no sense."""
-    check_subscription_name(name)
+    """Refuse arguments of `Subscription.consume` that make no sense."""
     if on_failure not in ("stop", "park"):
         raise InvalidArgument(f"invalid on_failure {on_failure!r}; use 'stop' or 'park'")
     check_numbers("retries", retries=retries)
@@ -108,6 +105,7 @@ def attempt(
     on_retry: OnRetry | None = None,
     *,
     delay_seconds: float | None = None,
+    rest: Callable[[float], object] | None = None,
 ) -> Failure | None:
     """Call the handler with the event until it returns, with pauses.
 
@@ -116,6 +114,7 @@ def attempt(
         delay_seconds: as `pauses`.
         on_retry: called after each failure but the last, with the error, its number, and the pause in
             seconds.
+        rest: waits for some seconds; returns whether to give up, which leaves fewer failures than `retries`.
 
     Returns:
         None if the handler returned, else its last failure.
@@ -131,13 +130,15 @@ def attempt(
             raise
         except Exception as error:  # noqa: BLE001 - the caller decides what a failure means
             attempts += 1
-            if attempts >= retries:
-                return Failure(error, attempts)
-            if on_retry is not None:
-                on_retry(error, attempts, pause_seconds)
+            failure = Failure(error, attempts)
         else:
             return None
-        time.sleep(min(pause_seconds, _MAX_SLEEP_SECONDS))
+        if attempts >= retries:
+            return failure
+        if on_retry is not None:
+            on_retry(failure.error, attempts, pause_seconds)
+        if (rest or time.sleep)(min(pause_seconds, MAX_SLEEP_SECONDS)):
+            return failure
     raise AssertionError("pauses do not end")
 
 

@@ -7,7 +7,8 @@
 3. An event is acknowledged when the next one is asked for. A checkpoint never passes an unacknowledged event.
 4. One thread at a time takes events; a second thread gets InvalidArgument. It would acknowledge an event that
    the first has not handled, and two threads in one iterator of `itertools` can crash the process. Any thread
-   and any signal handler may call `stop` or `close`; both wake a waiting run.
+   and any signal handler may call `stop` or `close`; both wake a waiting run, also between two tries of a
+   handler.
 5. A forked child never writes its parent's checkpoint.
 6. During a transaction (`Subscription.transaction`) only the transaction saves the checkpoint.
 """
@@ -17,12 +18,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+from _thread import allocate_lock
 
 from evlog.errors import InvalidArgument, StoreClosed, StoreFull, SubscriptionBusy
 from evlog.model.arguments import check_seconds
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.events import Event, upcast_all
 from evlog.model.filters import EventFilter, LogSelection
+from evlog.subscriptions.retry import attempt, call, check_handling, describe_error, upcasting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from evlog.engine import CheckpointStore, Engine
     from evlog.model.events import Upcast
+    from evlog.model.types import OnFailure
 
     _T = TypeVar("_T")
 
@@ -76,6 +80,7 @@ class Subscription:
         self._saved = after  # the position in the checkpoint
         self._save_due = time.monotonic() + _SAVE_SECONDS
         self._handed: Event | None = None  # delivered, not acknowledged
+        self._held: Callable[[], Event | None] = _nothing  # as `hold_at` says
         self._scanned = after
         # In a transaction of the caller's: `_handed` and `_scanned` at its begin. It holds the mutex.
         self._transaction: tuple[Event | None, int] | None = None
@@ -83,6 +88,8 @@ class Subscription:
         self._piece_end = after
         # Flags that any thread sets, never cleared.
         self._stopped = self._closed = self._store_closed = self._close_wanted = False
+        self._running = allocate_lock()  # held until `stop`; a signal handler may release it
+        self._running.acquire()
         self._taker: int | None = None  # the thread that is in `next_event` or `events_at_hand`
         self._inside = False  # whether a method is running that holds the mutex
         self._feed = engine.follow(filter)
@@ -91,8 +98,19 @@ class Subscription:
     @property
     def position(self) -> int:
         """The last position that was scanned, matched or not, and acknowledged."""
-        handed = self._handed
-        return self._scanned if handed is None else handed[0] - 1
+        held = self._held()
+        if held is None:
+            held = self._handed
+        return self._scanned if held is None else held[0] - 1
+
+    def hold_at(self, undone: Callable[[], Event | None]) -> None:
+        """Have the checkpoint pass no event that is still undone, although later ones were taken.
+
+        Args:
+            undone: returns the first event that was taken and is not handled, if there is one; called by any
+                thread.
+        """
+        self._held = undone
 
     @property
     def polling(self) -> bool:
@@ -179,8 +197,7 @@ class Subscription:
                 continue
             if self._end is not None or not self._wait(deadline):
                 break
-        if self._store_closed:
-            raise StoreClosed(self._engine.address)
+        self.check_store()
         return None
 
     def next_at_hand(self) -> Event | None:
@@ -269,8 +286,7 @@ class Subscription:
                 self._handed = handed
 
     def _park(self, checkpoint: CheckpointStore, event: Event, error: str, attempts: int) -> None:
-        if self._store_closed:
-            raise StoreClosed(self._engine.address)
+        self.check_store()
         if self._closed:
             raise InvalidArgument("the run is closed; park an event before that")
         if self._handed is None or self._handed[0] != event[0]:
@@ -278,6 +294,68 @@ class Subscription:
         checkpoint.park(event, error, attempts)
         self.acknowledge()
         self._save()  # what is parked need not be handled again
+
+    def consume(
+        self,
+        handler: Callable[..., object],
+        *,
+        retries: int = 3,
+        retry_delay: float | None = None,
+        on_failure: OnFailure = "stop",
+        in_transaction: bool = False,
+    ) -> None:
+        """Call the handler with every event, as `EventStore.consume`; returns soon after `stop`.
+
+        The event that is being handled then is handled to its end. If its handler has failed, it is not tried
+        again and not acknowledged: the next run begins with it.
+
+        Raises:
+            As `EventStore.consume`.
+        """
+        check_handling(handler, retries, retry_delay, on_failure, in_transaction=in_transaction)
+        if on_failure == "park" and self._checkpoint is None:
+            raise InvalidArgument("only a named subscription can park an event; give it a name")
+        handler = upcasting(handler, self.take_upcast())
+
+        def handle(event: Event) -> None:
+            with self.transaction() as connection:
+                call(handler, event, connection)
+
+        if in_transaction:
+            with self.transaction():
+                pass  # refused at once where there is none, and not as a failure of the first event
+        for event in self:
+            failure = attempt(
+                handle if in_transaction else handler,
+                event,
+                retries,
+                delay_seconds=retry_delay,
+                rest=self.rest,
+            )
+            if failure is None:
+                continue
+            if failure.attempts < retries:  # stopped
+                return
+            if on_failure == "stop":
+                raise failure.error
+            self.park(event, describe_error(failure.error), failure.attempts)
+
+    def rest(self, seconds: float) -> bool:
+        """Wait for some seconds, but only until `stop`; return whether it was called.
+
+        Raises:
+            StoreClosed: the store was closed.
+        """
+        if not self._running.acquire(timeout=seconds):
+            return False
+        self._wake_rest()
+        self.check_store()
+        return True
+
+    def check_store(self) -> None:
+        """Raise StoreClosed if the run was closed with its store."""
+        if self._store_closed:
+            raise StoreClosed(self._engine.address)
 
     def transaction(self) -> Transaction:
         """Return a transaction of the store's database: it saves the checkpoint with what the caller writes.
@@ -351,20 +429,20 @@ class Subscription:
     def stop(self) -> None:
         """End the iteration after the event that is being handled; from any thread or signal handler."""
         self._stopped = True
+        self._wake_rest()
         self._feed.wake()
 
-    def save(self, undone: Event | None = None) -> None:
-        """Save the checkpoint now, durable when this returns; a run without a name has none.
+    def _wake_rest(self) -> None:
+        try:
+            self._running.release()
+        except RuntimeError:
+            pass  # it is free since an earlier call
 
-        Args:
-            undone: as `close`.
-        """
+    def save(self) -> None:
+        """Save the checkpoint now, durable when this returns; a run without a name has none."""
         if self._checkpoint is None or self._process != os.getpid():
             return
-        if undone is None:
-            self._exclusively(self._save, True)
-        else:
-            self._exclusively(self._as_handed, undone, self._save, True)
+        self._exclusively(self._save, True)
 
     def close(self, undone: Event | None = None) -> None:
         """End the run: save the checkpoint without an event that was not acknowledged, and free the name.
@@ -519,6 +597,10 @@ class Transaction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._run.end_transaction(self._checkpoint, error)
+
+
+def _nothing() -> None:
+    return None
 
 
 def kept(filter: EventFilter) -> EventFilter:

@@ -224,7 +224,7 @@ def test_a_canceled_wait_loses_no_event(path: str) -> None:
                     await asyncio.wait_for(anext(events), 0.001)  # which acknowledged it
                 await store.append("a", [new(3)])
                 # The thread takes it for the task that was cancelled: it was not delivered.
-                await until(lambda: bool(events._follower._taken))
+                await until(lambda: bool(events._follower.taken))
             async with store.subscribe("mail") as events:
                 assert await first(events, 1) == [3]
 
@@ -530,7 +530,7 @@ def test_few_large_events_are_in_memory_at_once(path: str, monkeypatch: pytest.M
             async with store.subscribe(follow=False) as events:
                 for position in range(1, 9):
                     assert (await anext(events)).position == position
-                    assert len(events._taken) <= 3
+                    assert len(events._follower.taken) <= 3
 
     run(body())
 
@@ -619,6 +619,68 @@ def test_consume_takes_a_function_and_refuses_what_has_not_run(path: str) -> Non
             for wrong in arguments:
                 with pytest.raises(InvalidArgument):
                     await store.consume("mail", **{"handler": seen.append, **wrong})
+
+    run(body())
+
+
+@pytest.mark.parametrize("while_it", ["handles", "pauses", "waits"])
+@pytest.mark.parametrize("how", ["stop", "thread", "store"])
+def test_consuming_ends_when_its_run_is_stopped(path: str, how: str, while_it: str) -> None:
+    async def body() -> None:
+        reached = asyncio.Event()
+
+        async def handle(event: evlog.Event) -> None:
+            if number_of(event) == 3:
+                reached.set()
+                if while_it == "handles":
+                    await ending
+                if while_it == "pauses":
+                    raise ValueError(event)
+
+        async def end() -> None:
+            await reached.wait()
+            if how == "store":
+                await store.close()
+            elif how == "thread":
+                await asyncio.to_thread(events.stop)
+            else:
+                events.stop()
+
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(number) for number in (1, 2, 3)])
+            events = store.subscribe("mail")
+            ending = asyncio.create_task(end())
+            try:
+                async with events:
+                    await events.consume(handle, retry_delay=LONG_SECONDS)
+                assert how != "store"
+            except StoreClosed:
+                assert how == "store"
+            await ending
+        async with await aio.open(path) as store:
+            undone = while_it == "pauses" or (how, while_it) == ("store", "handles")
+            assert store.store.subscription("mail").position == (2 if undone else 3)
+
+    run(body())
+
+
+def test_a_store_that_is_closed_loses_no_event_that_was_taken_ahead(path: str) -> None:
+    seen = []
+
+    async def take(store: aio.AsyncStore) -> None:
+        async for event in store.subscribe("mail"):
+            seen.append(event.position)
+            if event.position == 2:
+                await store.close()
+
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(number) for number in range(1, 6)])
+            with pytest.raises(StoreClosed):
+                await take(store)
+            assert seen == [1, 2]
+        with evlog.open(path) as again:
+            assert again.subscription("mail").position == 1
 
     run(body())
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -17,12 +17,15 @@ from typing import Any
 
 import pytest
 
+import evlog
 from evlog import Event, EventFilter, EventStore
 from evlog.errors import InvalidArgument, StoreClosed, StoreFull, SubscriptionAhead, SubscriptionBusy
 from evlog.files.disk.files import ReadFile
 from evlog.subscriptions.retry import MAX_ERROR_CHARACTERS, describe_error
 from tests.support.following import drain, fill_from
 from tests.support.helpers import engine_of, fill, new, numbers, open_files, small_store
+
+LONG_SECONDS = 60.0
 
 
 @contextmanager
@@ -80,6 +83,45 @@ def test_a_run_that_is_stopped_delivers_nothing_more(store: EventStore) -> None:
         assert run.position == 5
         assert run.next_event(0) is run.next_at_hand() is None
     assert store.subscription("mail").position == 5
+
+
+@pytest.mark.parametrize("while_it", ["handles", "waits", "pauses"])
+@pytest.mark.parametrize("how", ["signal", "thread", "store"])
+def test_consuming_ends_when_its_run_is_stopped(store: EventStore, how: str, while_it: str) -> None:
+    fill(store, 3)
+    run = store.subscribe("mail")
+    thread = threading.Timer(0.01, store.close if how == "store" else run.stop)
+
+    def handle(event: Event) -> None:
+        if event.position < 3:
+            return
+        if while_it == "waits":
+            run.acknowledge()
+        if how == "signal":
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            thread.start()
+        if while_it == "handles":
+            signal.pause() if how == "signal" else thread.join()
+        if while_it == "pauses":
+            raise ValueError(event)
+
+    ending = pytest.raises(StoreClosed) if how == "store" else nullcontext()
+    with handling_alarm(run.stop), ending, run:
+        run.consume(handle, retry_delay=LONG_SECONDS)
+    undone = while_it == "pauses" or (while_it, how) == ("handles", "store")
+    with evlog.open(store.path) as again:
+        assert again.subscription("mail").position == (2 if undone else 3)
+
+
+def test_a_run_without_a_name_is_consumed_and_cannot_park(store: EventStore) -> None:
+    fill(store, 3)
+    seen: list[Event] = []
+    with store.subscribe(after=1, follow=False) as run:
+        with pytest.raises(InvalidArgument, match="give it a name"):
+            run.consume(seen.append, on_failure="park")
+        run.consume(seen.append)
+    assert [event.position for event in seen] == [2, 3]
 
 
 def test_closing_from_another_thread_does_not_acknowledge_the_present_event(

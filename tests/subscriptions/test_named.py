@@ -31,6 +31,7 @@ from evlog.errors import (
 from evlog.files.format import paths
 from evlog.model.checkpoints import Checkpoint
 from evlog.subscriptions.retry import Failure, attempt
+from evlog.subscriptions.run import Subscription
 from tests.support.helpers import (
     Clock,
     engine_of,
@@ -70,6 +71,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between retries, which take no time here."""
     slept: list[float] = []
     monkeypatch.setattr("evlog.subscriptions.retry.time.sleep", slept.append)
+    monkeypatch.setattr(Subscription, "rest", lambda _run, seconds: slept.append(seconds))
     return slept
 
 
