@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _CONTENT_CODES: Final = {name: code for code, name in enumerate(CONTENT_TYPES)}
 _FIELDS: Final = tuple(map(attrgetter, ("type", "id", "data", "metadata", "tags", "content_type")))
 _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
+_SCALARS: Final = frozenset((str, int, float, bool, None.__class__))
 _MAX_CHECKED_TYPES: Final = 1 << 14
 _BULK_EVENTS: Final = 16  # from this many events on, passes by column cost less than a loop
 # From this many JSON payloads on, msgspec's import (tens of milliseconds) pays for itself.
@@ -218,9 +219,31 @@ def encode_id(id: UUID | str | bytes) -> bytes:
 def dump_json(value: Any, field: str) -> bytes:
     """Encode a Python object as compact strict JSON, or raise InvalidEvent."""
     try:
-        return encode_json(value).encode()
+        encoded = encode_json(value).encode()
+    except UnicodeEncodeError:
+        raise InvalidEvent(field, "is not JSON: a lone surrogate in a string") from None
     except (ValueError, TypeError, RecursionError) as error:
-        raise InvalidEvent(field, f"is not JSON: {error}") from None
+        reason = str(error).replace("keys must be str, int, float, bool or None", "keys must be str")
+        raise InvalidEvent(field, f"is not JSON: {reason}") from None
+    _check_keys(value, field)
+    return encoded
+
+
+def _check_keys(value: Any, field: str) -> None:
+    """Refuse keys that are no texts: the encoder makes texts of numbers, and none of them would come back."""
+    pending = [value]
+    for each in pending:  # grows meanwhile
+        if isinstance(each, dict):
+            try:
+                "".join(each)  # what checks the type of all keys in C
+            except TypeError:
+                key = next(key for key in each if not isinstance(key, str))
+                found = f"{key.__class__.__name__} ({key!r:.80})"
+                raise InvalidEvent(field, f"is not JSON: keys must be str, not {found}") from None
+            each = each.values()
+        elif not isinstance(each, list | tuple):
+            continue
+        pending += [item for item in each if item.__class__ not in _SCALARS]
 
 
 def check_json(payloads: Sequence[bytes], field: str = "data") -> bool:

@@ -169,7 +169,8 @@ class NewEvent:
         self.data = data
         self.id = id
         self.metadata: dict[str, Any] | bytes | None = metadata
-        self.tags = tags
+        # An iterator gives its tags once, and an event may be appended again.
+        self.tags = tuple(tags) if tags is not None and hasattr(tags, "__next__") else tags
         self.content_type: str = content_type
         if not (idempotency_key is correlation_id is causation_id is traceparent is None):
             from evlog.model.links import CAUSATION, CORRELATION, KEY, TRACE, add_links
@@ -251,17 +252,12 @@ class Event(_Tuple):
     @property
     def metadata(self) -> dict[str, Any]:
         """The metadata without the tags, parsed at each use."""
-        import json
-
-        try:
-            metadata = json.loads(self[8]) if self[8] else {}
-            if isinstance(metadata, dict):
-                metadata.pop("$tags", None)
-                metadata.pop("$redacted", None)
-                return metadata
-            raise ValueError("it is not an object")
-        except (TypeError, ValueError, RecursionError) as error:
-            raise self._senseless("metadata", error) from None
+        metadata = self._parse("metadata", self[8]) if self[8] else {}
+        if not isinstance(metadata, dict):
+            raise self._senseless("metadata", ValueError("it is not an object"))
+        metadata.pop("$tags", None)
+        metadata.pop("$redacted", None)
+        return metadata
 
     @property
     def metadata_bytes(self) -> bytes:
@@ -352,7 +348,8 @@ class Event(_Tuple):
                 type that msgspec knows.
 
         Raises:
-            InvalidEvent: the data do not fit the type, or the content type is binary.
+            InvalidEvent: the data do not fit the type, the content type is binary, or Python cannot hold
+                the JSON: a number of thousands of digits, or nesting that is deeper than its stack.
             CorruptionError: the data are not JSON, so evlog did not write them.
         """
         code = self[6]
@@ -369,16 +366,28 @@ class Event(_Tuple):
                         "data", f"at position {self[0]} was redacted; see event.redacted before"
                     ) from None
                 raise
+        if code == JSON_CODE:
+            return self._parse("data", self[7])
+        if code == TEXT_CODE:
+            try:
+                return self[7].decode()
+            except (ValueError, AttributeError) as error:
+                raise self._senseless("data", error) from None
+        raise InvalidEvent("data", "is binary, not JSON; use event.data")
+
+    def _parse(self, field: str, raw: bytes) -> Any:
+        """Return the value of the JSON in a field."""
         import json
 
         try:
-            if code == JSON_CODE:
-                return json.loads(self[7])
-            if code == TEXT_CODE:
-                return self[7].decode()
-        except (TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise self._senseless("data", error) from None
-        raise InvalidEvent("data", "is binary, not JSON; use event.data")
+            return json.loads(raw)
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+            raise self._senseless(field, error) from None
+        except (ValueError, RecursionError) as error:  # more digits, or depth, than Python takes
+            reason = " ".join(str(error).split())
+            raise InvalidEvent(
+                field, f"at position {self[0]} is JSON that Python cannot hold: {reason}"
+            ) from None
 
     def _senseless(self, field: str, error: Exception) -> CorruptionError:
         """Return the error for a field that evlog never writes: its CRC is valid, so another program did."""

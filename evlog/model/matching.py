@@ -44,7 +44,7 @@ def check_fields(fields: Mapping[str, object]) -> Fields:
 def field_text(value: object) -> str:
     """Return a value as a field's text: strings and UUIDs as they are, other values as JSON."""
     if isinstance(value, str) or value.__class__.__name__ == "UUID":
-        text = str(value)
+        text = value if isinstance(value, str) else str(value)
     else:
         try:
             text = encode_json(value)

@@ -152,7 +152,8 @@ def rule_in_force(stream: str, own: Rule | None, common: Rule | None) -> Rule | 
 
 def metadata_stream(*, stream: str | None = None, category: str | None = None) -> str:
     """Return the name of the stream that holds the policy of a stream or of a category."""
-    return f"{CATEGORY_PREFIX}{category}" if stream is None else f"{METADATA_PREFIX}{stream}"
+    # Names are joined by `+` everywhere: an f-string would show a member of a text Enum by its Python name.
+    return CATEGORY_PREFIX + (category or "") if stream is None else METADATA_PREFIX + stream
 
 
 def encode_policy(rule: Rule) -> bytes:

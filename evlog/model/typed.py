@@ -3,7 +3,9 @@
 dataclass, msgspec.Struct, datetime, UUID, Decimal, Enum   as msgspec has them; a Decimal is a string
 pydantic models                                            by their own methods, with aliases
 
-Sets are refused, because their order differs from process to process: a retry would be another event.
+1. `from_json` with the same type gives the value back: keys that are numbers or dates are texts in between,
+   and bytes are base64.
+2. Sets are refused, because their order differs from process to process: a retry would be another event.
 """
 
 from __future__ import annotations
@@ -21,17 +23,45 @@ _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}  # threads share it: each s
 def to_json_value(value: Any) -> Any:
     """Return the JSON value that represents a value. Raises TypeError if there is none."""
     if isinstance(value, _REFUSED):
-        raise TypeError(f"Object of type {value.__class__.__name__} is not JSON serializable")
+        raise _no_json(value)
     dump = getattr(value, "model_dump", None)  # pydantic
-    if dump is not None:
-        return dump(mode="json", by_alias=True)
-    return msgspec.to_builtins(value, enc_hook=_refuse_or_dump)
+    plain = (
+        msgspec.to_builtins(value, str_keys=True, enc_hook=_refuse_or_dump)
+        if dump is None
+        else dump(mode="json", by_alias=True)
+    )
+    _check_parts(value)
+    return plain
 
 
 def _refuse_or_dump(value: Any) -> Any:
     if not hasattr(value, "model_dump"):
-        raise TypeError(f"Object of type {value.__class__.__name__} is not JSON serializable")
+        raise _no_json(value)
     return to_json_value(value)
+
+
+def _check_parts(value: Any) -> None:
+    """Refuse sets, and keys that are the same text, in a value that can be encoded, so it has no circles."""
+    pending: list[Any] = [value]
+    for each in pending:  # grows meanwhile
+        if isinstance(each, dict):
+            if len(set(map(str, each))) < len(each):
+                raise TypeError("two keys of a dict are the same text in JSON")
+            pending += each.values()
+        elif isinstance(each, list | tuple):
+            pending += each
+        elif isinstance(each, set | frozenset):
+            raise _no_json(each)
+        elif hasattr(each, "model_dump"):
+            pending.append(each.model_dump(mode="python", by_alias=True))  # its serializers may sort sets
+        else:
+            kind = each.__class__
+            fields: Any = getattr(kind, "__struct_fields__", ()) or getattr(kind, "__dataclass_fields__", ())
+            pending += (getattr(each, name) for name in fields if hasattr(each, name))
+
+
+def _no_json(value: Any) -> TypeError:
+    return TypeError(f"Object of type {value.__class__.__name__} is not JSON serializable")
 
 
 def from_json(raw: bytes, kind: Any, position: int) -> Any:

@@ -16,13 +16,14 @@ from typing import Any, Final
 
 import msgspec
 
-from evlog.errors import EvlogError, InvalidArgument
+from evlog.errors import EvlogError, InvalidArgument, InvalidEvent
 from evlog.model.arguments import check_functions, check_texts
 from evlog.model.encoding import dump_json
 from evlog.model.events import JSON_CODE, Event
 
 Apply = Callable[[Any, Event], Any]
 
+_GIVE_KIND: Final = "give its type, such as Fold(…, kind=dict[int, int])"
 _UNTYPED: Final = (None, Any, dict, list)  # the kinds that give back what JSON has
 
 
@@ -76,12 +77,12 @@ class Fold:
         """Return the state as JSON, or raise InvalidArgument."""
         try:
             raw = dump_json(self._plain(state), "state")
-        except InvalidArgument as error:
-            raise InvalidArgument(f"the state cannot be kept as JSON ({error})") from None
+        except InvalidEvent as error:
+            hint = _GIVE_KIND if self._kind in _UNTYPED else None
+            raise InvalidArgument(f"the state {error.reason}", hint) from None
         if self._kind in _UNTYPED and not _is_same(msgspec.json.decode(raw), state):
             raise InvalidArgument(
-                "the state is not JSON, in which keys are texts and dates, Decimals or classes do not exist",
-                "give its type, such as Fold(…, kind=dict[int, int])",
+                "the state is not JSON, in which dates, Decimals and classes do not exist", _GIVE_KIND
             )
         return raw
 
@@ -145,7 +146,10 @@ class Merge(Fold):
         """Return the state as Python values."""
         import json
 
-        return None if state is None else json.loads(self.encode(state))
+        try:
+            return None if state is None else json.loads(self.encode(state))
+        except (ValueError, RecursionError) as error:
+            raise EvlogError(f"the state is JSON that Python cannot hold: {error}", _TOO_DEEP) from None
 
     def encode(self, state: Tree) -> bytes:
         """Return the state as JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,15 @@ import evlog
 from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, NewEvent, NewEvents
 from evlog.model.encoding import encode_events
 from evlog.testing.base import EngineTests, OpenStore, new, numbers
+
+
+class Names(str, Enum):  # noqa: UP042 - unlike those of a StrEnum, its members do not format as their text
+    """Names of each kind."""
+
+    STREAM = "order-1"
+    CATEGORY = "order"
+    TYPE = "Paid"
+    TAG = "vip"
 
 
 class AppendTests(EngineTests):
@@ -32,6 +42,23 @@ class AppendTests(EngineTests):
         assert (json.id, text.id, binary.id) == result.ids
         assert json.time <= text.time <= binary.time
         assert json.metadata_bytes == b'{"$correlationId":"c","\xc3\xa9":[1,null]}'
+
+    def test_members_of_an_enum_are_names_by_their_text(self, store: EventStore, other: EventStore) -> None:
+        store.append(Names.STREAM, [NewEvent(Names.TYPE, 1, tags=[Names.TAG], metadata={"m": Names.TAG})])
+        store.append_many([(Names.STREAM, [NewEvent(Names.TYPE, 2, tags=[Names.TAG])] * 20)])
+        store.append("order-1", [NewEvent("Paid", 3, tags=["vip"])], expected=21)
+        for reader in (store, other):
+            assert len(list(reader.read(Names.STREAM, types=[Names.TYPE], tags=[Names.TAG]))) == 22
+            assert len(list(reader.read_all(category=Names.CATEGORY, tags=[Names.TAG]))) == 22
+            assert len(list(reader.read_all(metadata={"m": Names.TAG}))) == 1
+            assert reader.stream_version(Names.STREAM) == 22
+            assert [info.stream for info in reader.streams(category=Names.CATEGORY)] == ["order-1"]
+        if store.capabilities.retention:
+            store.set_retention(Names.STREAM, max_count=1)
+            store.set_retention(category=Names.CATEGORY, max_count=5)
+            assert other.retention("order-1").max_count == 1
+            assert other.retention(category="order").max_count == 5
+            assert numbers(other.read("order-1")) == [3]
 
     def test_positions_and_versions_count_from_one_and_rise(
         self, store: EventStore, other: EventStore

@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any
 from uuid import RFC_4122, UUID
 
+import pydantic
 import pytest
 
 from evlog import (
@@ -39,12 +42,38 @@ def encode(event: NewEvent) -> ev.EncodedEvent:
 
 # --- data
 
+
+class Name(str, Enum):  # noqa: UP042 - its members do not format as their text
+    PAID = "Paid"
+
+
+@dataclass
+class Holder:
+    value: Any
+
+
+class Model(pydantic.BaseModel):
+    value: Any
+
+
+class Sorting(pydantic.BaseModel):
+    value: set[str]
+
+    @pydantic.field_serializer("value")
+    def _sorted(self, value: set[str]) -> list[str]:
+        return sorted(value)
+
+
 TAKEN: list[tuple[Any, str, bytes]] = [
     (None, "json", b"{}"),
     ({"a": [1, 2.5, None, True, "é"]}, "json", '{"a":[1,2.5,null,true,"é"]}'.encode()),
     ("text", "json", b'"text"'),
     (0, "json", b"0"),
     (False, "json", b"false"),
+    ({"a": -0.0, "b": 1 << 70}, "json", b'{"a":-0.0,"b":1180591620717411303424}'),
+    ({Name.PAID: (Name.PAID, [1])}, "json", b'{"Paid":["Paid",[1]]}'),
+    (Holder({7: b"x"}), "json", b'{"value":{"7":"eA=="}}'),
+    (Sorting(value={"b", "a"}), "json", b'{"value":["a","b"]}'),
     (b' { "a" : 1.0 } ', "json", b' { "a" : 1.0 } '),
     (b'{"b":2,"a":1,"a":1}', "json", b'{"b":2,"a":1,"a":1}'),
     (bytearray(b"[1]"), "json", b"[1]"),
@@ -72,6 +101,17 @@ REFUSED: list[tuple[Any, str | None]] = [
     (float("nan"), "json"),
     (float("inf"), "json"),
     ({"a": {1, 2}}, "json"),
+    ({1: 2}, "json"),
+    ({1: 2, "1": 3}, "json"),
+    ([{"a": ({"b": {None: 1}},)}], "json"),
+    ({True: 1}, "json"),
+    ({1.5: 1}, "json"),
+    ({("a",): 1}, "json"),
+    (Holder({1, 2}), "json"),
+    (Holder([Holder({"a": frozenset("b")})]), "json"),
+    (Holder({1: 2, "1": 3}), "json"),
+    (Holder({None: 1}), "json"),
+    (Holder(Model(value={1})), "json"),
     ("\ud800", "json"),
     ({"\udfff": 1}, "json"),
     (b"NaN", "json"),
@@ -119,6 +159,21 @@ def test_object_that_refers_to_itself_is_refused() -> None:
         deep = [deep]
     with pytest.raises(InvalidEvent):
         encode(NewEvent("T", deep))
+
+
+def test_keys_of_metadata_are_texts_too() -> None:
+    with pytest.raises(InvalidEvent, match=r"^event metadata is not JSON: keys must be str, not int \(1\)$"):
+        encode(NewEvent("T", metadata={"a": [{1: 2}]}))
+
+
+def test_typed_data_come_back_as_they_were() -> None:
+    data = encode(NewEvent("T", Holder({7: b"x"})))[3]
+    assert event_of(0, data).json(dict[str, dict[int, bytes]]) == {"value": {7: b"x"}}
+
+
+def test_tags_of_an_iterator_are_there_at_the_second_append_too() -> None:
+    event = NewEvent("T", tags=iter("ab"))
+    assert encode(event) == encode(event) == encode(NewEvent("T", tags=["a", "b"]))
 
 
 def test_line_breaks_between_tokens_become_spaces_and_nothing_else_changes() -> None:
@@ -406,6 +461,15 @@ def test_event_json_is_parsed_text_is_decoded_and_binary_refused() -> None:
     changed = event_of()
     changed.json()["a"] = 2
     assert changed.json() == {"a": 1}
+
+
+@pytest.mark.parametrize("raw", [b'{"a":%b}' % (b"1" * 5000), b'{"a":%b}' % (b"[" * 5000 + b"]" * 5000)])
+def test_json_that_python_cannot_hold_is_no_damage(raw: bytes) -> None:
+    for parse in (event_of(data=raw).json, lambda: event_of(metadata=raw).metadata):
+        with pytest.raises(
+            InvalidEvent, match=r"^event (meta)?data at position \d+ is JSON that Python cannot"
+        ):
+            parse()
 
 
 def test_event_metadata_is_parsed_and_never_none() -> None:

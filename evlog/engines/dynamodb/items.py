@@ -56,9 +56,14 @@ def version_key(version: int) -> str:
     return f"VERSION#{version:020d}"
 
 
+def stream_key(stream: str) -> str:
+    """Return the partition key of a stream's events."""
+    return "STREAM#" + stream
+
+
 def event_key(stream: str, version: int) -> Key:
     """Return the key of an event."""
-    return f"STREAM#{stream}", version_key(version)
+    return stream_key(stream), version_key(version)
 
 
 def id_key(id: bytes) -> Key:
@@ -78,7 +83,7 @@ def encode_event(event: Event, frame: int) -> Item:
     """Return the item of an event; `frame` is the position of the first event of its append."""
     position, version, stream, type, id, time_us, code, data, metadata = event
     item: Item = {
-        "PK": {"S": f"STREAM#{stream}"},
+        "PK": {"S": stream_key(stream)},
         "SK": {"S": version_key(version)},
         "log": {"S": "LOG"},
         "position": {"N": str(position)},

@@ -30,6 +30,7 @@ from evlog.engines.dynamodb.items import (
     event_key,
     id_key,
     number,
+    stream_key,
     tag_key,
     version_key,
 )
@@ -98,7 +99,7 @@ class Reader:
         """Iterate over the events of a stream between two versions, as of a state; `limit` is a hint."""
         redacted = self._core.redacted(state)
         bounds = version_key(max(1, first)), "VERSION$" if last is None else version_key(max(0, last))
-        for item in self._client.query(f"STREAM#{stream}", *bounds, reverse=reverse, page=limit):
+        for item in self._client.query(stream_key(stream), *bounds, reverse=reverse, page=limit):
             event = Event(redacted.record(decode_event(item)))
             if event.position <= state.position:
                 yield event
@@ -224,8 +225,8 @@ class Reader:
     ) -> Iterator[tuple[str, Head]]:
         """Iterate over the streams that have events or had them, by name."""
         prefix = prefix or ""
-        if category is not None and not prefix.startswith(f"{category}-"):
-            if prefix and not f"{category}-".startswith(prefix):
+        if category is not None and not prefix.startswith(category + "-"):
+            if prefix and not (category + "-").startswith(prefix):
                 return
             prefix = category
         for item in self._client.query(HEADS, prefix, prefix + "\U0010ffff"):

@@ -176,7 +176,7 @@ def category_head(category: str) -> tuple[Pattern[bytes], int]:
     import re
 
     uint = b"(?:[\x00-\x7f]|\xcc.|\xcd.{2}|\xce.{4}|\xcf.{8})"
-    name = f"{category}-".encode()
+    name = (category + "-").encode()
     head = b"\x99" + uint + uint + b"(?:[\xa0-\xbf]|\xd9.)" + re.escape(name)
     size = HEAD_AT_MOST + 5 + 2 + len(name)
     return re.compile(b"(?:(?=" + head + b").{%d})*+" % size, re.DOTALL), size
