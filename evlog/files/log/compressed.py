@@ -9,7 +9,6 @@ them, a stream whose events are spread costs the unpacking of a block for each.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import Any, Final
 from zlib import crc32
 
@@ -27,7 +26,6 @@ from evlog.files.format.seek_table import (
     tail_bytes,
 )
 from evlog.files.log.sealed_segment import SealedSegment
-from evlog.files.log.segment import Place
 
 _CACHE_BYTES: Final = 64 << 20  # as much as is kept of an active log
 _AHEAD_BYTES: Final = 1 << 16  # a reader of frames in order gets at least this many
@@ -51,6 +49,7 @@ class BlockLog:
         self.path = path
         self._raw = raw
         self._table = table
+        self._block_bytes = table.block_bytes
         self._blocks: dict[int, bytes] = {}
         self._last = -1, b""  # the last block of the last window, with its number; replaced whole
 
@@ -64,30 +63,22 @@ class BlockLog:
 
     def read(self, length: int, offset: int) -> bytes:
         """Return up to `length` bytes of the log at the offset; fewer only at its end."""
-        return self.read_many([(offset, length, 0, 0)])[0]
+        return self[offset : offset + length]
 
-    def read_many(self, places: Sequence[Place]) -> list[bytes]:
-        """Return what is at each (offset, length, …); a result is short only at the end of the log."""
-        block, block_bytes = self._blocks.get, self._table.block_bytes
-        pieces = [
-            block(offset // block_bytes, b"")[(at := offset % block_bytes) : at + length]
-            for offset, length, _, _ in places
-        ]
-        if list(map(len, pieces)) != [length for _, length, _, _ in places]:
-            for number, (offset, length, _, _) in enumerate(places):
-                if len(pieces[number]) != length:
-                    pieces[number] = self._piece(offset, length)
-        return pieces
-
-    def _piece(self, offset: int, length: int) -> bytes:
-        block_bytes = self._table.block_bytes
-        first, at = divmod(offset, block_bytes)
-        end = min(-(-(offset + length) // block_bytes), self._table.blocks)
-        return b"".join(map(self.block, range(first, end)))[at : at + length]
+    def __getitem__(self, place: slice) -> bytes:
+        """Return the same, so that records are sliced from this log as from a plain one in memory."""
+        start, stop, block_bytes = place.start, place.stop, self._block_bytes
+        number = start // block_bytes
+        first = number * block_bytes
+        piece = self._blocks.get(number, b"")[start - first : stop - first]
+        if len(piece) == stop - start:
+            return piece
+        end = min(-(-stop // block_bytes), self._table.blocks)
+        return b"".join(map(self.block, range(number, end)))[start - first : stop - first]
 
     def window(self, offset: int, length: int) -> tuple[bytes, int]:
         """Return the blocks that hold `length` bytes at the offset, and the offset at which they begin."""
-        block_bytes = self._table.block_bytes
+        block_bytes = self._block_bytes
         first = offset // block_bytes
         end = min(-(-(offset + length) // block_bytes), self._table.blocks)
         # A scan unpacks each block once: it must not drive out what others look up.
@@ -111,7 +102,7 @@ class BlockLog:
         if content is None:
             content = self._blocks[number] = self._unpack(number)
             _kept.append((self._blocks, number))
-            while len(_kept) * self._table.block_bytes > _CACHE_BYTES:
+            while len(_kept) * self._block_bytes > _CACHE_BYTES:
                 # Not always the oldest: readers that return to the same blocks in turn, more than memory
                 # holds, would read just the dropped one next.
                 _kept.rotate(-(number % _SKIPPED))
@@ -180,11 +171,8 @@ class CompressedSegment(SealedSegment):
     def _open_log(self) -> None:
         self._blocks = open_blocks(self.log_path, self.header, self.info)
 
-    def maybe_in_memory(self) -> None:
-        return None
-
-    def _read_pieces(self, places: Sequence[Place]) -> list[bytes]:
-        return self._blocks.read_many(places)
+    def maybe_in_memory(self) -> BlockLog | None:
+        return self._blocks
 
     def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:
         window, window_at = self._blocks.window(offset, max(length, _AHEAD_BYTES))

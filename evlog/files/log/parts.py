@@ -24,7 +24,6 @@ from evlog.process.forks import register_fork_reset
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from mmap import mmap
     from typing import Any, Final, overload
 
     from evlog.files.format.filter import Identity
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from evlog.files.log.column_index import Entries
     from evlog.files.log.manifest_file import OpenManifest
     from evlog.files.log.removed import RemovedEvents
-    from evlog.files.log.segment import Segment
+    from evlog.files.log.segment import InMemory, Segment
     from evlog.files.log.tags import ActiveTags
 
 _FILES_A_PART: Final = 7
@@ -107,7 +106,7 @@ class Direct(NamedTuple):
     starts: memoryview
     postings: memoryview
     entries: bytes | bytearray | memoryview
-    log: mmap
+    log: InMemory
 
 
 class SealedPart:
@@ -190,7 +189,7 @@ class SealedPart:
         return removed
 
     def maybe_direct(self) -> Direct | None:
-        """Return the mapped files of an uncompressed segment whose index of streams is checked, else None.
+        """Return the files of a segment whose index of streams is checked, else None.
 
         Raises:
             SegmentMoved, CorruptionError: as `segment`.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmap import mmap
 
     from evlog.files.format.manifest import SegmentInfo
+    from evlog.files.log.segment import InMemory
 
 
 class SealedSegment(Segment):
@@ -56,7 +57,7 @@ class SealedSegment(Segment):
                 f"the file has {len(self._log)} bytes, {log_bytes} were sealed",
             )
 
-    def maybe_in_memory(self) -> mmap | None:
+    def maybe_in_memory(self) -> InMemory | None:
         return self._map
 
     def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:  # noqa: ARG002 - all of it

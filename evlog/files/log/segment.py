@@ -49,7 +49,6 @@ from evlog.files.format.manifest import SegmentInfo
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from mmap import mmap
     from typing import Final, Protocol
 
     from evlog.model.events import Record
@@ -58,6 +57,11 @@ if TYPE_CHECKING:
         """A file, or the log in a compressed file: it returns bytes at offsets."""
 
         def read(self, length: int, offset: int) -> bytes: ...
+
+    class InMemory(Protocol):
+        """A log of which slices are bytes: mapped, or blocks in memory."""
+
+        def __getitem__(self, place: slice, /) -> bytes: ...
 
 
 Place = tuple[int, int, int, int]
@@ -140,8 +144,8 @@ class Segment:
             return self._read_pieces(places)
         return [log[offset : offset + length] for offset, length, _, _ in places]
 
-    def maybe_in_memory(self) -> mmap | None:
-        """Return the whole log, of which slices are bytes; None if it has to be read."""
+    def maybe_in_memory(self) -> InMemory | None:
+        """Return the whole log; None if it has to be read."""
         return None
 
     def _read_pieces(self, places: Sequence[Place]) -> list[bytes]:

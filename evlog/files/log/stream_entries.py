@@ -10,13 +10,13 @@ from evlog.files.log.segment import LEAST_RUN
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from mmap import mmap
     from typing import Final
 
     from evlog.files.log.parts import LogState, Part
+    from evlog.files.log.segment import InMemory
     from evlog.model.redaction import Redacted
 
-    Found = tuple[bytes | bytearray | memoryview, mmap, int]
+    Found = tuple[bytes | bytearray | memoryview, InMemory, int]
     """The entries and the log of a segment, and the number of an entry."""
 
 _MOST_KEPT: Final = 8  # segments of which a stream's entries are kept: their index stays mapped

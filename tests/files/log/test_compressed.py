@@ -52,7 +52,7 @@ def test_a_read_gives_what_stands_there(
     log = block_log(content, block_bytes)
     assert log.size() == len(content)
     wanted = [content[offset : offset + length] for offset, length in places]
-    assert log.read_many([(offset, length, 0, 0) for offset, length in places]) == wanted
+    assert [log[offset : offset + length] for offset, length in places] == wanted
     assert [log.read(length, offset) for offset, length in places] == wanted
     for offset, length in places:
         window, at = log.window(offset, length)
@@ -80,7 +80,7 @@ def test_only_the_blocks_that_a_read_touches_are_unpacked(monkeypatch: pytest.Mo
         return unpack(number)
 
     monkeypatch.setattr(log, "_unpack", note)
-    log.read_many([(505, 3, 0, 0), (503, 5, 0, 0), (18, 4, 0, 0)])
+    assert [log[505:508], log[503:508], log[18:22]] == [bytes(3), bytes(5), bytes(4)]
     assert unpacked == [50, 1, 2]
     log.read(3, 505)
     assert unpacked == [50, 1, 2]
