@@ -3,7 +3,9 @@
 1. A stream's versions have no gap: a compaction removes the oldest. So the first and last entry of each
    stream hash tell everything about a stream, and together they must account for every event.
 2. Where they do not (two names with one hash), the log is counted.
-3. Policies are applied at the end. The visible events of a stream are its last ones, and their number follows
+3. The streams of a category, or with a prefix that has a `-`, are a range of the hashes: only these are
+   looked at, if they are few. Other prefixes are in no index, so every stream is decoded for them.
+4. Policies are applied at the end. The visible events of a stream are its last ones, and their number follows
    from its last version. Only events that age are counted, for all streams at once, by their hashes.
 """
 
@@ -15,10 +17,11 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
+from struct import Struct
 
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES, column
-from evlog.files.format.hashes import hash_stream
+from evlog.files.format.hashes import hash_category, hash_stream
 from evlog.files.format.headers import FORMAT_VERSION
 from evlog.files.log.parts import SealedPart
 from evlog.files.log.read_stream import Bounds, read_stream
@@ -29,12 +32,13 @@ from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from evlog.files.log.log import Log
     from evlog.files.log.parts import Part
     from evlog.model.events import Record
 
+_STREAM_HASH = Struct("<Q").unpack_from  # which is what an entry begins with
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -47,7 +51,8 @@ def list_streams(
     include_system: bool = False,
 ) -> Iterator[StreamInfo]:
     """Iterate over the streams in the order of their names: all, or those of a category or with a prefix."""
-    streams = log.retry_on_compaction(lambda: all_streams(log))
+    only = category_of(prefix) if category is None and prefix is not None and "-" in prefix else category
+    streams = log.retry_on_compaction(lambda: all_streams(log, only))
     chosen = [
         info
         for info in sorted(streams)
@@ -129,9 +134,13 @@ def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
     return total
 
 
-def all_streams(log: Log) -> list[StreamInfo]:
-    """Return all streams, also those of which a compaction kept only the last version."""
-    streams = _from_heads(log)
+def all_streams(log: Log, category: str | None = None) -> list[StreamInfo]:
+    """Return all streams, also those of which a compaction kept only the last version.
+
+    Args:
+        category: return at least those of this category.
+    """
+    streams = _from_heads(log, category)
     if streams is None:
         streams = _from_log(log)
     emptied: dict[str, StreamInfo] = {}
@@ -146,19 +155,30 @@ def all_streams(log: Log) -> list[StreamInfo]:
     return streams
 
 
-def _from_heads(log: Log) -> list[StreamInfo] | None:
-    """Return all streams by their first and last events, or None if these do not account for every event."""
+def _from_heads(log: Log, category: str | None) -> list[StreamInfo] | None:
+    """Return streams by their first and last events, or None if these do not account for every event.
+
+    Args:
+        category: return at least its streams, and all with the same hash; None: all streams.
+    """
     last: dict[int, int] = {}  # by stream hash: the place of the segment << 32 | the number of the entry
     first: dict[int, int] = {}  # the same of its first event, if that need not be version 1
     with log.mutex:
         parts = log.parts()
-        events = sum(part.count for part in parts)
         compacted = any(part.info.generation for part in parts)
+        chosen = None if category is None else _maybe_find(parts, category)
+        events = sum(map(len, chosen)) if chosen is not None else sum(part.count for part in parts)
         for place, part in enumerate(parts):
-            hashes, numbers = part.index.heads()
+            if chosen is not None:
+                numbers = chosen[place]
+                hashes = _stream_hashes(part, numbers)
+                first_numbers = dict(zip(reversed(hashes), reversed(numbers), strict=True))
+            else:
+                hashes, numbers = part.index.heads()
+                first_numbers = _first_entries(part) if compacted else {}
             last.update(zip(hashes, map((place << 32).__or__, numbers), strict=True))
             if compacted:
-                for stream_hash, number in _first_entries(part).items():
+                for stream_hash, number in first_numbers.items():
                     first.setdefault(stream_hash, place << 32 | number)
     firsts = _records_at(parts, first)
     streams = []
@@ -171,6 +191,23 @@ def _from_heads(log: Log) -> list[StreamInfo] | None:
             first_version = record[1]
         streams.append(StreamInfo(name, version - first_version + 1, first_version, version, time_us))
     return streams if sum(stream.events for stream in streams) == events else None
+
+
+def _maybe_find(parts: list[Part], category: str) -> list[Sequence[int]] | None:
+    """Return the numbers of a category's entries in each segment, rising; None if they are many."""
+    found: list[Sequence[int]] = []
+    for part in parts:
+        numbers = part.index.maybe_find_category(hash_category(category), 0, part.count)
+        if numbers is None:
+            return None
+        found.append(numbers)
+    return found
+
+
+def _stream_hashes(part: Part, numbers: Sequence[int]) -> list[int]:
+    """Return the stream hashes of these entries."""
+    entries = part.entries()
+    return [_STREAM_HASH(entries, number * ENTRY_BYTES)[0] for number in numbers]
 
 
 def _first_entries(part: Part) -> dict[int, int]:

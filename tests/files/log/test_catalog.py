@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 import evlog
 from evlog import EventStore, StreamInfo
+from evlog.files.log.segment import Segment
 from tests.support.helpers import Clock, fill, new, segment_files
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -75,6 +78,48 @@ def test_streams_of_a_category_or_with_a_prefix(
     for name in ("b-a-1", "é-1", "a-2", "ab-1", "a", "a-1"):
         store.append(name, [new(), new()])
     assert [info.stream for info in store.streams(**arguments)] == names
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_streams_of_a_category_are_the_same_as_among_all(store: EventStore, compacted: bool) -> None:
+    choice = random.Random(1).choice
+    names = [f"{category}{rest}" for category in ("a", "b", "bc", "é") for rest in ("", "-1", "-2", "-1-x")]
+    for number in range(120):
+        store.append(choice([*names, *[f"many-{number % 4}"] * 20]), [new(number)])
+    if compacted:
+        store.set_retention(category="b", max_count=1)
+        store.set_retention("a-1", max_count=2)
+        store.delete_stream("é-1")
+        store.compact()
+        store.append("bc-1", [new()])
+    for system in (False, True):
+        among: dict[str, Any] = {"include_deleted": True, "include_system": system}
+        every = list(store.streams(**among))
+        for prefix in {info.stream[:length] for info in every for length in range(9)}:
+            expected = [info for info in every if info.stream.startswith(prefix)]
+            assert list(store.streams(prefix=prefix, **among)) == expected
+        for category in {info.stream.partition("-")[0] for info in every}:
+            expected = [info for info in every if info.stream.partition("-")[0] == category]
+            assert list(store.streams(category=category, **among)) == expected
+
+
+@pytest.mark.exact_hashes
+@pytest.mark.parametrize("arguments", [{"category": "few"}, {"prefix": "few-"}], ids=str)
+def test_only_records_of_a_category_are_read_for_its_streams(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any]
+) -> None:
+    fill(store, 60)
+    store.append("few-1", [new()])
+    read: list[int] = []
+    records = Segment.records
+
+    def counting(segment: Segment, numbers: Sequence[int]) -> Any:
+        read.append(len(numbers))
+        return records(segment, numbers)
+
+    monkeypatch.setattr(Segment, "records", counting)
+    assert [info.stream for info in store.streams(**arguments)] == ["few-1"]
+    assert sum(read) == 1
 
 
 @pytest.mark.parametrize("suffix", ["streams", "offsets", "types", "ids"])
