@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import evlog
 from evlog.errors import LockTimeout, NotAStore, StoreDiverged, UnsafeFile
+from evlog.files import backup
 from evlog.files.backup import backup_store
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, ReadFile, WriteFile
@@ -292,3 +294,29 @@ def test_a_link_in_the_store_is_not_followed(store: EventStore, out: str, memory
     log.symlink_to(secret)
     with pytest.raises(UnsafeFile):
         backup_store(store.path, out)
+
+
+def test_segments_of_two_compactions_are_told_apart_by_their_tags(
+    memory_path: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store was restored and compacted in another way: name, length and ends of a file are the same."""
+    monkeypatch.setattr(backup, "_END_BYTES", 64)
+    path, before = memory_path / "store", memory_path / "before"
+    with small_store(path, segment_events=8) as store:
+        for number in range(8):
+            store.append(f"s-{number}", [new(number)])
+        store.delete_stream("s-3")
+    shutil.copytree(path, before)
+    assert evlog.backup_store(path, out).ok
+    with evlog.open(path) as store:
+        store.compact()  # removes the event of s-3
+    for file in (path / "segments").glob(f"{1:020}.1.*"):
+        shutil.copy(file, Path(out, "segments"))  # what a killed run of a backup leaves
+    shutil.rmtree(path)
+    shutil.copytree(before, path)
+    with evlog.open(path) as store:
+        store.set_retention("s-3", clear=True)
+        store.delete_stream("s-4")
+        store.compact()
+    assert evlog.backup_store(path, out).ok
+    assert content(out) == content(str(path))

@@ -90,6 +90,26 @@ def test_a_segment_with_events_is_not_overwritten_by_a_roll(memory_path: Path, r
         assert store.append("s", [new()]).first_position == 9
 
 
+@pytest.mark.parametrize("marks", ["none", "older", "newest"])
+def test_nothing_is_appended_to_a_segment_that_another_one_follows(memory_path: Path, marks: str) -> None:
+    """The segment of the older manifest has room left, so its writer would not begin the next one."""
+    path, older = memory_path / "store", memory_path / "older"
+    with small_store(path, segment_events=20) as store:
+        fill(store, 8)
+        shutil.copytree(path, older)
+        writer_of(store).seal()
+        store.append("later", [new(8)])
+    shutil.copy(older / MANIFEST, path / MANIFEST)
+    if marks == "none":
+        (path / "durable").unlink()
+    elif marks == "older":
+        shutil.copy(older / "durable", path / "durable")
+    before = files_of(path)
+    with evlog.open(path) as store, pytest.raises(CorruptionError, match=f"is older than {NEXT_LOG}"):
+        store.append("later", [new()])
+    assert {name: files_of(path)[name] for name in before} == before
+
+
 def test_a_torn_first_frame_of_the_active_segment_is_not_a_later_event(memory_path: Path) -> None:
     with small_store(memory_path / "store", segment_events=8) as store:
         fill(store, 8)
