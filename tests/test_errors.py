@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 import evlog
 from evlog import errors
 from evlog.errors import EvlogError
+from tests.support.programs import run_python
 
 SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.InvalidArgument("m"), 2, {}),
@@ -165,5 +164,4 @@ def test_an_error_passes_between_processes_as_it_is(error: EvlogError) -> None:
 
 def test_importing_evlog_alone_gives_its_errors() -> None:
     code = "import evlog; print(evlog.errors.StoreFull is evlog.StoreFull)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "True\n"
+    assert run_python("-c", code).stdout == "True\n"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.programs import run_python
 
 PACKAGE = Path(__file__).parent.parent / "evlog"
 
@@ -178,13 +178,7 @@ def test_imports_make_no_circle() -> None:
 
 def test_importing_the_library_leaves_the_command_line_alone() -> None:
     report = "import sys, evlog; evlog.open; print(*sorted(set(sys.argv[1:]) & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", report, *LAZY, "evlog.cli", "asyncio", "logging", "pathlib"],
-        cwd=PACKAGE.parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_python("-c", report, *LAZY, "evlog.cli", "asyncio", "logging", "pathlib")
     assert done.stdout.split() == []
 
 

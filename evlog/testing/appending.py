@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from enum import Enum
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ import pytest
 import evlog
 from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, NewEvent, NewEvents
 from evlog.model.encoding import encode_events
-from evlog.testing.base import EngineTests, OpenStore, new, numbers
+from evlog.testing.base import EngineTests, OpenStore, in_threads, new, numbers
 
 
 class Names(str, Enum):  # noqa: UP042 - unlike those of a StrEnum, its members do not format as their text
@@ -216,11 +217,7 @@ class AppendTests(EngineTests):
                     else:
                         won.append(version)
 
-        threads = [threading.Thread(target=work, args=(me,)) for me in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(partial(work, me) for me in range(4))
         assert sorted(won) == list(range(10))
         with open_store() as store:
             assert [event.version for event in store.read("a")] == list(range(1, 11))
@@ -234,11 +231,7 @@ class AppendTests(EngineTests):
                 start.wait()
                 results.extend(store.append("a", [new(n, id=UUID(int=n + 1))]) for n in range(10))
 
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads([work] * 4)
         with open_store() as store:
             assert sorted(numbers(store.read_all())) == list(range(10))
         assert sum(not result.duplicate for result in results) == 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from uuid import UUID
@@ -79,6 +80,25 @@ def new(number: int, type: str = "T", **options: Any) -> NewEvent:
 def numbers(events: Iterable[Event]) -> list[int]:
     """Return the numbers that `new` was given."""
     return [int(event.data) for event in events]
+
+
+def in_threads(calls: Iterable[Callable[[], object]]) -> None:
+    """Make the calls at the same time, each in a thread of its own; at the end raise the first error."""
+    errors: list[BaseException] = []
+
+    def run(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def run_to_end(store: EventStore, name: str) -> list[int]:

@@ -20,17 +20,21 @@ class CloseTests(EngineTests):
         filled.close()
         uses: list[Callable[[], object]] = [
             lambda: filled.append("a", [new(0)]),
+            lambda: filled.append_many([("a", [new(0)])]),
             lambda: filled.head,
             lambda: list(filled.read("a")),
             lambda: list(filled.read_all()),
+            lambda: filled.stream_version("a"),
+            lambda: list(filled.streams()),
             filled.subscribe,
             filled.subscriptions,
             lambda: filled.consume("n", print),
             filled.info,
         ]
         for use in uses:
-            with pytest.raises(evlog.StoreClosed):
+            with pytest.raises(evlog.StoreClosed) as caught:
                 use()
+            assert caught.value.path == filled.path
         assert "closed" in repr(filled)
 
     def test_threads_that_use_a_store_while_it_is_closed_get_that_error_alone(

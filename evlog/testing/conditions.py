@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
 
 import evlog
 from evlog import ANY, NO_STREAM, STREAM_EXISTS, EventStore, IfNone, IfVersion, NewEvent, Query
-from evlog.testing.base import LONG_SECONDS, EngineTests, OpenStore, new, numbers
+from evlog.testing.base import LONG_SECONDS, EngineTests, OpenStore, in_threads, new, numbers
 
 
 class ConditionTests(EngineTests):
@@ -170,11 +171,7 @@ class ConditionTests(EngineTests):
                     outcomes.append("enrolled")
                     return
 
-        threads = [threading.Thread(target=enrol, args=(student,)) for student in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(partial(enrol, student) for student in range(6))
         assert sorted(outcomes) == ["enrolled"] * 2 + ["full"] * 4
         assert len(course.query("type=Enrolled,tag=course:2")) == 2
 
@@ -195,11 +192,7 @@ class ConditionTests(EngineTests):
                     except evlog.ConditionFailed:
                         pass
 
-        threads = [threading.Thread(target=take) for _ in range(5)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads([take] * 5)
         assert sorted(taken) == list(range(10))
         assert len(course.query("type=Taken")) == 10
 

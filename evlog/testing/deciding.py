@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
 import evlog
 from evlog import Event, EventStore, NewEvent, Query
-from evlog.testing.base import LONG_SECONDS, EngineTests, new, numbers
+from evlog.testing.base import EngineTests, in_threads, new, numbers
 
 COURSE = Query(types=["Enrolled"], tags=["course:c1"])
 
@@ -215,10 +215,6 @@ class DecideTests(EngineTests):
             for _ in range(5):
                 done.append(opened.transact("account", withdraw, retries=1000))  # noqa: PERF401
 
-        threads = [threading.Thread(target=work, args=(opened,)) for opened in (store, other) * 2]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(LONG_SECONDS)
+        in_threads(partial(work, opened) for opened in (store, other) * 2)
         assert (len(done), sum(map(len, done))) == (20, 10)
         assert store.stream_version("account") == 11

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ import pytest
 import evlog
 from evlog import EventStore, NewEvent
 from evlog.model.encoding import encode_events
-from evlog.testing.base import LONG_SECONDS, EngineTests, OpenStore, new, numbers
+from evlog.testing.base import LONG_SECONDS, EngineTests, OpenStore, in_threads, new, numbers
 
 POSITIVE = {"type": "integer", "minimum": 1}
 LINKED = {"properties": {"amount": {"$ref": "#/$defs/a"}, "x/~y": {}}, "$defs": {"a": {"maximum": 9}}}
@@ -162,14 +163,7 @@ class SchemaTests(EngineTests):
             for number in range(5):
                 opened.set_schema(f"{name}{number}", POSITIVE)
 
-        threads = [
-            threading.Thread(target=work, args=(opened, name))
-            for opened, name in ((store, "a"), (other, "b"), (store, "c"))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(LONG_SECONDS)
+        in_threads(partial(work, opened, name) for opened, name in ((store, "a"), (other, "b"), (store, "c")))
         assert len(store.schemas()) == 15
 
     def test_no_append_that_begins_after_a_schema_was_set_escapes_it(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -16,8 +15,8 @@ import pytest
 
 from evlog.cli import app
 from evlog.files.disk import file_lock
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.programs import environment
+from tests.support.terminal import TerminalSession
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,6 @@ NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
 """For a process with a limit on the size of files: Python does not notice that a .pyc was cut by it."""
 
 
-def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, **(changes or {})}
-
-
 def start(*arguments: str, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
     """Start evlog as a process of its own, with pipes on all sides."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -103,6 +97,16 @@ def run_process(
         **options,
     )
     return Result(done.returncode, done.stdout, done.stderr.decode())
+
+
+def on_terminal(*arguments: str, columns: int = 80, code: int = 0, **changes: str) -> str:
+    """Return what evlog shows on a terminal; it must end with the exit code."""
+    env = environment({"TERM": "xterm"})
+    for name in ("PAGER", "EVLOG_PAGER", "NO_COLOR"):
+        env.pop(name, None)
+    with TerminalSession(command(*arguments), env | changes, columns) as session:
+        assert session.wait() == code
+        return session.shown
 
 
 def as_lines(values: Iterable[Any]) -> bytes:

@@ -21,8 +21,9 @@ from evlog import errors
 from evlog.cli import app
 from evlog.cli._support.group import COMMANDS
 from evlog.files.disk.file_lock import FileLock
-from tests.cli.conftest import NO_BYTECODE, Evlog, as_lines, command, environment, run_process, start
+from tests.cli.conftest import NO_BYTECODE, Evlog, as_lines, command, run_process, start
 from tests.support.helpers import flip_bit
+from tests.support.programs import environment, run_python
 
 EXAMPLE = re.compile(r"    (evlog|date|echo|seq) ")
 EXAMPLE_ID = "019ac5d0-3b1c-7c3e-9a55-0123456789ab"  # as the examples in help have it
@@ -265,22 +266,13 @@ print(code, sorted(found), file=sys.stderr)
 )
 def test_a_small_command_imports_nothing_dear(here: Path, arguments: list[str]) -> None:
     run_process("append", "s", "T")
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTS, *arguments],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == "0 []\n"
+    assert run_python("-c", IMPORTS, *arguments).stderr == "0 []\n"
 
 
 def test_one_command_does_not_import_the_others(here: Path) -> None:
     script = IMPORTS + "print(sorted(name for name in sys.modules if name.startswith('evlog.cli.')))"
     run_process("append", "s", "T")
-    done = subprocess.run(
-        [sys.executable, "-c", script, "info"], env=environment(), capture_output=True, text=True, check=True
-    )
+    done = run_python("-c", script, "info")
     commands = {f"evlog.cli.{name}" for name in COMMANDS}
     assert commands & set(eval(done.stdout.splitlines()[-1])) == {"evlog.cli.info"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ import pytest
 import evlog as library
 from evlog.cli._support import complete, names
 from evlog.cli._support.commands import COMMANDS
-from tests.cli.conftest import Evlog, environment
+from tests.cli.conftest import Evlog, run_process
+from tests.support.programs import environment, run_python
 from tests.support.terminal import TerminalSession
 
 
@@ -128,14 +128,7 @@ def test_an_answer_imports_no_typer(tmp_path: Path) -> None:
     with library.open(str(tmp_path / "x"), create=True) as store:
         store.append("s-1", [library.NewEvent("T")])
     line = ["-s", str(tmp_path / "x"), "read", "s"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, "completion", "words", "--", *line],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "s-1\n\n"
+    assert run_python("-c", script, "completion", "words", "--", *line).stdout == "s-1\n\n"
 
 
 # --- in the shells
@@ -246,13 +239,8 @@ def test_a_cache_that_makes_no_sense_is_not_used(here: Path, cache: Path, conten
 def test_the_first_tab_has_the_cache_filled(here: Path, cache: Path) -> None:
     with library.open(".evlog", create=True) as store:
         fill(store, 3000)
-    done = subprocess.run(
-        [sys.executable, "-m", "evlog", "completion", "words", "--", "read", "a-1"],
-        env=environment(),
-        capture_output=True,
-        check=True,
-    )
-    assert done.stderr == b""
+    done = run_process("completion", "words", "--", "read", "a-1")
+    assert (done.code, done.err) == (0, "")
     last_moment = time.monotonic() + 60
     while not list(cache.glob("*.names")):
         assert time.monotonic() < last_moment

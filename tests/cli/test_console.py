@@ -23,8 +23,9 @@ import pytest
 import evlog as library
 from evlog.cli._support import console
 from evlog.files.disk import file_lock
-from tests.cli.conftest import NO_BYTECODE, Evlog, command, environment, run_process
+from tests.cli.conftest import NO_BYTECODE, Evlog, command, run_process
 from tests.support.helpers import flip_bit
+from tests.support.programs import environment, run_python
 
 HOSTILE = '{"x":"\\u001b]0;TITLE\\u0007","c1":"\x9b 31m","bidi":"\u202e","emoji":"\U000e0001","tab":\t1}'
 RAW = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]")
@@ -474,10 +475,7 @@ def test_an_interrupt_while_msgspec_is_imported_cannot_crash_the_process(
 ) -> None:
     """Its C code imports datetime, and goes on without it."""
     evlog("append", "s", "T")
-    done = subprocess.run(
-        [sys.executable, "-c", ORDER, *arguments], env=environment(), capture_output=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, b"True\n")
+    assert run_python("-c", ORDER, *arguments).stderr == "True\n"
 
 
 INTERRUPTED = """
@@ -498,22 +496,11 @@ main()
 @pytest.mark.parametrize("module", ["errors", "cli", "cli.app", "cli._support.plain", "store", "cli.info"])
 def test_ctrl_c_while_a_command_is_imported_is_quiet(evlog: Evlog, module: str) -> None:
     evlog("append", "s", "T")
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, f"evlog.{module}", "info"],
-        env=environment(),
-        capture_output=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+    done = run_python("-c", INTERRUPTED, f"evlog.{module}", "info", code=-signal.SIGINT)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_a_background_command_ignores_ctrl_c_while_it_is_imported(evlog: Evlog) -> None:
     evlog("append", "s", "T")
     ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + INTERRUPTED
-    done = subprocess.run(
-        [sys.executable, "-c", ignoring, "evlog.errors", "info"],
-        env=environment(),
-        capture_output=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert run_python("-c", ignoring, "evlog.errors", "info").stderr == ""

@@ -6,8 +6,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,7 +13,8 @@ import pytest
 
 from evlog.transfer.export import SUFFIXES
 from evlog.transfer.parquet import COLUMNS
-from tests.cli.conftest import NO_BYTECODE, Evlog, environment, run_process
+from tests.cli.conftest import NO_BYTECODE, Evlog, run_process
+from tests.support.programs import run_python
 
 
 @pytest.fixture
@@ -140,11 +139,5 @@ signum = int(sys.argv.pop())
 app.main()
 """
     run_process("append", "a", "T", "-s", "x")
-    done = subprocess.run(
-        [sys.executable, "-c", program, "export", "out.jsonl", "-s", "x", str(int(signum))],
-        env=environment(),
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == -signum
+    run_python("-c", program, "export", "out.jsonl", "-s", "x", str(int(signum)), code=-signum)
     assert not list(here.glob("out*"))

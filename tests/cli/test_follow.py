@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 import evlog as library
-from tests.cli.conftest import command, environment, run_process, start
+from tests.cli.conftest import command, run_process, start
+from tests.support.programs import environment
 from tests.support.terminal import PATIENCE_SECONDS, TerminalSession
 
 

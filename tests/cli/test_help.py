@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from evlog.cli._support.group import COMMANDS
-from tests.cli.conftest import ROOT, Evlog, command, environment
+from tests.cli.conftest import Evlog, on_terminal
+from tests.support.programs import ROOT
 
 EXAMPLE = re.compile(r"^```[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = sorted((ROOT / "evlog" / "guide").glob("*.md"))
-
-
-def on_terminal(*arguments: str, **changes: str) -> str:
-    """What a command shows on a terminal of 80 columns."""
-    parent, child = pty.openpty()
-    env = {
-        name: value
-        for name, value in environment().items()
-        if name not in {"PAGER", "EVLOG_PAGER", "NO_COLOR"}
-    }
-    process = subprocess.Popen(
-        command(*arguments), stdin=child, stdout=child, stderr=child, env={**env, "TERM": "xterm", **changes}
-    )
-    os.close(child)
-    shown = b""
-    try:
-        while piece := os.read(parent, 65536):
-            shown += piece
-    except OSError:
-        pass  # so ends a terminal that no process has open
-    os.close(parent)
-    assert process.wait() == 0
-    return shown.decode().replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

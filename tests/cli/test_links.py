@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import ROOT, Evlog
+from tests.cli.conftest import Evlog
+from tests.support.programs import ROOT
 
 EVLOG = f"PYTHONPATH={shlex.quote(str(ROOT))}:$PYTHONPATH {shlex.quote(sys.executable)} -m evlog"
 

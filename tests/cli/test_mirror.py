@@ -13,7 +13,8 @@ import pytest
 
 import evlog as library
 from evlog.model.history import HistoryPiece, Standing
-from tests.cli.conftest import Evlog, command, environment, start
+from tests.cli.conftest import Evlog, command, start
+from tests.support.programs import environment
 from tests.support.terminal import TerminalSession
 
 

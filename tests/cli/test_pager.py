@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import evlog as library
-from tests.cli.conftest import command, environment
+from tests.cli.conftest import command
 from tests.support.helpers import flip_bit
+from tests.support.programs import environment
 from tests.support.terminal import CTRL_C, TerminalSession
 
 # It waits for a Ctrl-C, and takes the rest of the output after it.

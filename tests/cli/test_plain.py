@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from evlog.cli._support import console, group, plain
 from evlog.cli._support.commands import COMMANDS
 from evlog.cli._support.parameters import COUNT, FLAG, Given, Parameter, argument, make_given
 from evlog.errors import InvalidArgument
-from tests.cli.conftest import command, environment
+from tests.cli.conftest import run_process
+from tests.support.programs import run_python
 
 TABLES: dict[str, tuple[Parameter, ...]] = {
     name: module.PARAMETERS
@@ -203,14 +203,10 @@ def test_append_and_read_import_only_what_they_use(tmp_path: Path, arguments: li
         "import sys; from evlog.cli import app; code = app.run(sys.argv[2:]);"
         "print(code, *set(sys.argv[1].split()) & set(sys.modules))"
     )
-    subprocess.run(command("-s", str(tmp_path / "x"), "append", "s", "T"), env=environment(), check=True)
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", script, " ".join(UNUSED), "-s", str(tmp_path / "x"), *arguments],
-        env=environment({"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    store = ("-s", str(tmp_path / "x"))
+    assert run_process(*store, "append", "s", "T").code == 0
+    path = os.pathsep.join(path for path in sys.path if path)
+    done = run_python("-S", "-c", script, " ".join(UNUSED), *store, *arguments, env={"PYTHONPATH": path})
     assert done.stdout.splitlines()[-1] == "0"
 
 
@@ -220,12 +216,7 @@ def test_other_plain_command_lines_import_no_typer(tmp_path: Path, arguments: li
         "import sys; from evlog.cli import app; code = app.run(sys.argv[1:]);"
         "print(code, *{'typer', 'rich', 'msgspec', 'filelock', 'dataclasses', 'inspect'} & set(sys.modules))"
     )
-    subprocess.run(command("-s", str(tmp_path / "x"), "append", "s", "T"), env=environment(), check=True)
-    done = subprocess.run(
-        [sys.executable, "-c", script, "-s", str(tmp_path / "x"), *arguments],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    store = ("-s", str(tmp_path / "x"))
+    assert run_process(*store, "append", "s", "T").code == 0
+    done = run_python("-c", script, *store, *arguments)
     assert done.stdout.splitlines()[-1] == "0"

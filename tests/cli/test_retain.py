@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Evlog, as_lines, command
+from tests.cli import conftest
+from tests.cli.conftest import Evlog, as_lines
 
 
 @pytest.fixture
@@ -148,32 +150,7 @@ def test_the_stores_own_events_come_out_where_their_stream_is_named(ten: Evlog) 
     assert [line["stream"] for line in ten("streams").lines] == ["order-42"]
 
 
-def on_terminal(*arguments: str) -> str:
-    """What a command draws on a terminal of 120 columns, without colours."""
-    import fcntl
-    import os
-    import pty
-    import struct
-    import subprocess
-    import termios
-
-    from tests.cli.conftest import environment
-
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    process = subprocess.Popen(
-        command(*arguments), stdout=follower, stderr=follower, env=environment({"NO_COLOR": "1"})
-    )
-    os.close(follower)
-    drawn = b""
-    try:
-        while piece := os.read(leader, 65536):
-            drawn += piece
-    except OSError:  # the other end is closed
-        pass
-    os.close(leader)
-    assert process.wait() == 0
-    return drawn.decode().replace("\r\n", "\n")
+on_terminal = partial(conftest.on_terminal, columns=120, NO_COLOR="1")
 
 
 def test_terminals_get_tables(ten: Evlog) -> None:

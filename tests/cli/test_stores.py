@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import evlog as library
-from tests.cli.conftest import Evlog, command, environment, run_process
+from tests.cli.conftest import Evlog, command, run_process
+from tests.support.programs import environment
 
 
 def test_init_makes_a_store_here(evlog: Evlog, here: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 import evlog as library
 from evlog.cli import subscriptions
 from evlog.cli._support import console
-from tests.cli.conftest import Evlog, environment, start
+from tests.cli.conftest import Evlog, start
+from tests.support.programs import environment
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import evlog as library
-from tests.cli.conftest import command, environment
+from tests.cli.conftest import command
+from tests.support.programs import environment
 from tests.support.terminal import CTRL_C, CTRL_Z, TerminalSession
 
 # Changing a setting borrows the terminal, so that Ctrl-Z goes to the command alone.

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import evlog as library
-from tests.cli.conftest import ROOT, Evlog, start
+from tests.cli.conftest import Evlog, start
+from tests.support.programs import ROOT
 
 EVLOG = f"PYTHONPATH={shlex.quote(str(ROOT))}:$PYTHONPATH {shlex.quote(sys.executable)} -m evlog"
 PAID = 'echo \'{"type":"Paid","data":{"amount":5}}\''

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from evlog import open as open_store
-from tests.cli.conftest import Evlog, command, environment
+from tests.cli.conftest import Evlog, command, on_terminal
 from tests.support.helpers import fill, flip_bit, small_store
+from tests.support.programs import environment
 from tests.support.terminal import TerminalSession
 
 
@@ -114,7 +115,7 @@ def test_a_store_too_damaged_to_be_opened_is_verified(evlog: Evlog, path: str) -
 
 def test_on_a_terminal_it_is_a_report_for_people(path: str) -> None:
     damage(path)
-    readable = terminal("verify", "-s", path, "--repair")
+    readable = on_terminal("verify", "-s", path, "--repair", columns=200, code=4, NO_COLOR="1", TERM="dumb")
     assert readable.startswith("damage: frame: segments/00000000000000000001.0.log at offset")
     assert "damaged in 1 place: 19 events in 3 segments" in readable
     assert "lost: 1 event at positions 8 to 8" in readable
@@ -168,28 +169,6 @@ def test_the_progress_bar_is_removed_before_the_report(
     assert "░" not in report
     assert "\x1b" not in report
     assert "events" in report
-
-
-def terminal(*arguments: str) -> str:
-    """What a command shows on a terminal."""
-    import pty
-
-    parent, child = pty.openpty()
-    env = environment({"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200"})
-    process = subprocess.Popen(command(*arguments), stdin=child, stdout=child, stderr=child, env=env)
-    os.close(child)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(parent, 65536)
-        except OSError:
-            break
-        if not piece:
-            break
-        shown += piece
-    process.wait()
-    os.close(parent)
-    return shown.decode().replace("\r\n", "\n")
 
 
 def test_ctrl_c_is_quiet_and_leaves_no_helper(path: str) -> None:

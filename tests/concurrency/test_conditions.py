@@ -9,7 +9,7 @@ from pathlib import Path
 
 import evlog
 from evlog import IfNone, NewEvent, Query
-from tests.cli.conftest import environment
+from tests.support.programs import environment, let_go, next_line, run_python, start_python
 
 # One student: as long as there is a place, enrol; again if another student was first.
 ENROL = r"""
@@ -28,13 +28,13 @@ TAKE = """
 import sys
 import evlog
 from evlog import ConditionFailed, IfNone, NewEvent, Query
-with evlog.open(sys.argv[1], sync=sys.argv[2]) as store:
+with evlog.open(sys.argv[1]) as store:
     print("ready", flush=True)
     sys.stdin.readline()
-    for number in range(int(sys.argv[3])):
+    for number in range(int(sys.argv[2])):
         event = NewEvent("Taken", tags=[f"name:{number}"])
         try:
-            store.append(f"user-{sys.argv[4]}", [event], conditions=IfNone(Query(tags=event.tags)))
+            store.append(f"user-{sys.argv[3]}", [event], conditions=IfNone(Query(tags=event.tags)))
             print(number)
         except ConditionFailed:
             pass
@@ -65,23 +65,11 @@ def test_a_name_that_many_writers_take_belongs_to_one(tmp_path: Path) -> None:
     store = tmp_path / "store"
     evlog.open(store, create=True).close()
     names = 60
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", TAKE, str(store), "always", str(names), str(me)],
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for me in range(8)
-    ]
+    runs = [start_python("-c", TAKE, str(store), str(names), str(me)) for me in range(8)]
     for run in runs:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
+        assert next_line(run) == "ready\n"
     for run in runs:
-        assert run.stdin is not None
-        run.stdin.write("go\n")
-        run.stdin.flush()
+        let_go(run)
     taken = [int(line) for run in runs for line in run.communicate()[0].split()]
     assert sorted(taken) == list(range(names))
     with evlog.open(store) as opened:
@@ -98,22 +86,10 @@ def test_killed_writers_take_no_name_twice_and_lose_none(tmp_path: Path) -> None
     evlog.open(store, create=True, segment_events=64).close()
     acknowledged: list[int] = []
     for _ in range(3):
-        runs = [
-            subprocess.Popen(
-                [sys.executable, "-uc", TAKE, str(store), "always", "1000000", str(me)],
-                env=environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for me in range(4)
-        ]
+        runs = [start_python("-uc", TAKE, str(store), "1000000", str(me)) for me in range(4)]
         for run in runs:
-            assert run.stdin is not None
-            assert run.stdout is not None
-            assert run.stdout.readline() == "ready\n"
-            run.stdin.write("go\n")
-            run.stdin.flush()
+            assert next_line(run) == "ready\n"
+            let_go(run)
         with evlog.open(store) as opened:
             enough = len(acknowledged) + 30
             for event in opened.subscribe(after=opened.head):
@@ -136,13 +112,8 @@ def test_a_command_says_which_event_failed_its_condition(tmp_path: Path) -> None
     with evlog.open(tmp_path / "s", create=True) as store:
         store.append("a", [NewEvent("T", tags=["x"])])
         store.append("a", [NewEvent("T")], conditions=IfNone("tag=x", 1))
-    done = subprocess.run(
-        [sys.executable, "-m", "evlog", "-s", str(tmp_path / "s"), "append", "b", "T", "--if-none", "tag=x"],
-        env=environment() | {"EVLOG_ERRORS": "json"},
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 3
+    arguments = ("-s", str(tmp_path / "s"), "append", "b", "T", "--if-none", "tag=x")
+    done = run_python("-m", "evlog", *arguments, code=3, env={"EVLOG_ERRORS": "json"})
     error = json.loads(done.stderr)
     assert (error["error"], error["query"], error["after"], error["position"]) == (
         "ConditionFailed",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import gc
 import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +14,8 @@ import pytest
 import evlog
 from evlog.process import forks
 from tests.support.helpers import engine_of
+from tests.support.programs import ROOT, run_python
 
-ROOT = Path(__file__).parent.parent.parent
 MUTEXES = frozenset({"Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Barrier"})
 # Classes with a mutex that need no reset of their own.
 EXEMPT = {
@@ -29,14 +27,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 
 def test_child_ends_its_calls_whatever_mutex_a_thread_of_the_parent_held(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.concurrency.forks", str(tmp_path / "store")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
+    done = run_python("-m", "tests.concurrency.forks", str(tmp_path / "store"))
     held, hung = done.stdout.splitlines()
     assert {line.partition(":")[0] for line in held.split()} >= {"engine.py", "file_lock.py", "log.py"}
     assert hung == ""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +18,24 @@ from tests.concurrency.history import (
     check_refusals,
 )
 from tests.support.helpers import small_store
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.programs import let_go, next_line, start_python
 
 
 def run(path: Path, jobs: list[tuple[str, int]], segment_events: int) -> list[list[Record]]:
     """Run one process for each (job, share), all at once; what each of them recorded."""
     small_store(path / "store", segment_events=segment_events).close()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
     processes: list[subprocess.Popen[str]] = []
     outputs = [path / f"{number}.jsonl" for number in range(len(jobs))]
     try:
         for number, (job, share) in enumerate(jobs):
             arguments = [job, str(path / "store"), str(outputs[number]), str(number), str(share)]
-            command = [sys.executable, "-m", "tests.concurrency.worker", *arguments]
             processes.append(
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    env=environment,
-                )
+                start_python("-m", "tests.concurrency.worker", *arguments, stderr=subprocess.PIPE)
             )
         for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+            assert next_line(process) == "ready\n"
         for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
+            let_go(process)
         ended = [process.communicate(timeout=600) for process in processes]
         # Under load some say on stderr that they wait for the lock.
         assert {process.returncode for process in processes} == {0}, [errors for _, errors in ended]

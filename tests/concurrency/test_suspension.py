@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +16,10 @@ from evlog.files.disk.file_lock import FileLock
 from evlog.files.format.paths import durable_path, lock_path
 from tests.support.contention import wait_until
 from tests.support.helpers import new, small_store
+from tests.support.programs import start_python
 
 pytestmark = pytest.mark.skipif(not range_lock.AVAILABLE, reason="there is no queue here")
 
-ROOT = Path(__file__).parent.parent.parent
 WRITERS = 5
 APPEND = """
 import sys
@@ -44,13 +42,13 @@ class Writers:
     def __init__(self, path: Path, many: int) -> None:
         self.store = str(path / "store")
         small_store(self.store, segment_events=100_000).close()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
         self._outputs = [path / f"{number}.txt" for number in range(WRITERS)]
         self.processes = []
         for number, output in enumerate(self._outputs):
-            command = [sys.executable, "-c", APPEND, self.store, str(number), str(many)]
             with output.open("wb") as file:
-                self.processes.append(subprocess.Popen(command, stdout=file, env=environment))
+                self.processes.append(
+                    start_python("-c", APPEND, self.store, str(number), str(many), stdin=None, stdout=file)
+                )
         for number in range(WRITERS):
             self.wait_for_progress(number, 5)
 

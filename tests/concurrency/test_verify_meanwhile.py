@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 from evlog import NewEvent, repair_store, verify_store
 from evlog import open as open_store
 from tests.support.helpers import small_store
+from tests.support.programs import next_line, start_python
 
 WRITER = """
 import sys
@@ -22,10 +22,9 @@ with evlog.open(sys.argv[1], sync=sys.argv[2]) as store:
 """
 
 
-def start(path: str, sync: str) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([sys.executable, "-c", WRITER, path, sync], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"begun\n"
+def start(path: str, sync: str) -> subprocess.Popen[str]:
+    process = start_python("-c", WRITER, path, sync)
+    assert next_line(process) == "begun\n"
     return process
 
 
@@ -67,9 +66,8 @@ print(compressed)
 def test_verify_says_nothing_false_while_segments_are_compressed(memory_path: Path) -> None:
     path = str(memory_path / "store")
     small_store(path, segment_events=64).close()
-    compactor = subprocess.Popen([sys.executable, "-c", COMPACTOR, path], stdout=subprocess.PIPE, text=True)
-    assert compactor.stdout is not None
-    assert compactor.stdout.readline() == "begun\n"
+    compactor = start_python("-c", COMPACTOR, path)
+    assert next_line(compactor) == "begun\n"
     writer = start(path, "none")
     runs = 0
     try:
@@ -83,9 +81,8 @@ def test_verify_says_nothing_false_while_segments_are_compressed(memory_path: Pa
     finally:
         for process in (writer, compactor):
             process.kill()
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
+            with process:
+                pass
     report = verify_store(path)
     assert report.ok
     assert report.events == 400 * 3.5 + 1

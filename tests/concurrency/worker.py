@@ -13,11 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import evlog
 from evlog import EventStore, NewEvent, WrongExpectedVersion
+from evlog.testing.base import in_threads
 from tests.support.helpers import number_id
 
 COUNTERS = 4
@@ -108,23 +110,9 @@ def look(store: EventStore, record: Recorder, number: int, share: int) -> None:
         record("look", began, stream=stream, version=after, head=head)
 
 
-def in_threads(job: Callable[..., None]) -> Callable[..., None]:
+def threaded(job: Callable[..., None]) -> Callable[..., None]:
     def run(store: EventStore, record: Recorder, number: int, share: int) -> None:
-        failures: list[BaseException] = []
-
-        def one(thread: int) -> None:
-            try:
-                job(store, record, number * 10 + thread, share)
-            except BaseException as error:  # noqa: BLE001 - raised below
-                failures.append(error)
-
-        threads = [threading.Thread(target=one, args=(thread,)) for thread in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failures:
-            raise failures[0]
+        in_threads(partial(job, store, record, number * 10 + thread, share) for thread in range(4))
 
     return run
 
@@ -134,7 +122,7 @@ JOBS: dict[str, Callable[..., None]] = {
     "batch": append_batches,
     "follow": follow,
     "look": look,
-    "count-in-threads": in_threads(count_up),
+    "count-in-threads": threaded(count_up),
 }
 
 

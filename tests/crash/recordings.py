@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from evlog.errors import StoreIOError
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.format.paths import lock_path
 from evlog.store import EventStore
+from evlog.testing.base import in_threads
 from tests.crash.check import materialise, open_store
 from tests.crash.disk import RecordingDisk, World
 from tests.crash.history import Append, Batch, History, Knowledge, event
@@ -155,11 +155,7 @@ def threads() -> Recording:
                         ],
                     )
 
-        writers = [threading.Thread(target=write, args=(writer,)) for writer in range(3)]
-        for writer in writers:
-            writer.start()
-        for writer in writers:
-            writer.join()
+        in_threads(partial(write, writer) for writer in range(3))
         return record(world, history, "threads")
 
 

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,8 @@ import pytest
 import evlog
 from evlog import EventStore, NewEvent
 from tests.decisions.worker import AMOUNT, balance_of
+from tests.support.programs import next_line, start_python
 
-ROOT = Path(__file__).parent.parent.parent
 KILLS = int(os.environ.get("EVLOG_TEST_KILLS", "8"))
 
 
@@ -27,10 +26,7 @@ def store(tmp_path: Path) -> Iterator[EventStore]:
 
 
 def start(store: EventStore, name: str, count: int) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-m", "tests.decisions.worker", store.path, name, str(count)]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
+    return start_python("-m", "tests.decisions.worker", store.path, name, str(count))
 
 
 def decisions(store: EventStore) -> dict[str, int]:
@@ -70,9 +66,8 @@ def test_each_decision_is_made_once_also_under_sigkill(store: EventStore) -> Non
     for _ in range(KILLS):  # a killed worker begins again with its first decision
         name = dice.choice(names)
         worker = workers[name]
-        assert worker.stdout is not None
         for _ in range(dice.randrange(1, 8)):
-            line = worker.stdout.readline()
+            line = next_line(worker)
             acknowledged[name] = max(acknowledged[name], int(line.split()[0]) + 1 if line else 0)
         worker.send_signal(signal.SIGKILL)
         worker.communicate()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from evlog._version import __version__
 from evlog.cli._support.commands import COMMANDS
 from evlog.cli._support.plain import load
 from evlog.cli.help import SECTIONS
+from tests.support.programs import next_line, run_python, start_python
 from tests.support.readme import (
     GUIDE,
     README_PAGE,
@@ -95,12 +94,9 @@ with evlog.open(sys.argv[1], create=True, segment_events=64, sync="none") as sto
 def test_backup_of_a_store_that_is_being_written_is_whole(tmp_path: Path) -> None:
     store = tmp_path / "store"
     environment = shell_environment(tmp_path / "programs") | {"EVLOG_STORE": str(store)}
-    writer = subprocess.Popen(
-        [sys.executable, "-c", BUSY_WRITER, str(store)], cwd=ROOT, stdout=subprocess.PIPE
-    )
-    assert writer.stdout
+    writer = start_python("-c", BUSY_WRITER, str(store))
     try:
-        acknowledged = [int(writer.stdout.readline()) for _ in range(10)][-1]
+        acknowledged = [int(next_line(writer)) for _ in range(10)][-1]
         run_session(["evlog backup copy\n"], tmp_path, environment)
         assert writer.poll() is None
     finally:
@@ -143,14 +139,7 @@ def evlog_lines(page: Page) -> list[tuple[str, list[str]]]:
 
 
 def help_of(command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "evlog", command, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"a page names `evlog {command}`: {done.stderr}"
+    done = run_python("-m", "evlog", command, "--help")
     actions = getattr(load(command), "SUBCOMMANDS", {}) if command in COMMANDS else {}
     flags = {flag for action in actions.values() for option in action.PARAMETERS for flag in option.flags}
     return " ".join([done.stdout, *sorted(flags)])

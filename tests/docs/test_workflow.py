@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
-import threading
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import evlog
+from evlog.testing.base import in_threads
 from tests.support.readme import GUIDE, shell_environment
 
 (PAGE,) = [page for page in GUIDE if page.name.endswith("/ci.md")]
@@ -98,11 +99,7 @@ def test_the_workflow_does_what_the_page_says(tmp_path: Path, program: str, pass
     def run(name: str) -> None:
         results[name] = runners[name].run(name.partition(" ")[0])
 
-    threads = [threading.Thread(target=run, args=(name,)) for name in runners]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(partial(run, name) for name in runners)
     assert results == {name: passes or name not in {"test 4", "report"} for name in runners}
     summary = (tmp_path / "report" / "GITHUB_STEP_SUMMARY").read_text()
     assert ("| 4 | ShardFailed | 20" in summary) is not passes

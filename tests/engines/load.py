@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
 import evlog
+from tests.support.programs import start_python
 
 WRITERS = 8
 LONG_SECONDS = 120.0
@@ -50,12 +50,7 @@ class Load:
         self._start_thread(self._follow)
 
     def _start_writer(self, me: int) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", WRITER, self.url, str(me)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return start_python("-c", WRITER, self.url, str(me), stdin=None, stderr=subprocess.PIPE)
 
     def _start_thread(self, target: Callable[..., None], *arguments: object) -> None:
         self._threads.append(threading.Thread(target=target, args=arguments))

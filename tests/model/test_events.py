@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +32,7 @@ from evlog.model.encoding import encode_events
 from evlog.model.events import check_stream_name, check_type, make_ids
 from evlog.model.types import ContentType
 from tests.support.helpers import Clock
+from tests.support.programs import run_python
 
 
 def encode(event: NewEvent) -> ev.EncodedEvent:
@@ -495,8 +494,7 @@ def test_few_payloads_do_not_import_msgspec_and_many_do() -> None:
         "check_json([b'{}'] * 63); assert 'msgspec' not in sys.modules;"
         "check_json([b'{}'] * 64); assert 'msgspec' in sys.modules"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+    run_python("-c", code)
 
 
 def test_number_of_any_length_is_json_to_both_checks() -> None:
@@ -561,11 +559,9 @@ try:
 except InvalidArgument as error:
     print(error)
 """
-    environment = {**os.environ, "PYTHONMALLOC": "debug"}  # what is freed is overwritten at once
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=environment)
+    done = run_python("-c", code, env={"PYTHONMALLOC": "debug"})  # what is freed is overwritten at once
     message = "another thread takes events of the same read; let each thread read for itself\n"
-    assert (done.returncode, done.stdout) == (0, 2 * message), done.stderr
+    assert done.stdout == 2 * message
 
 
 def test_an_iterator_can_be_handed_to_another_thread(store: EventStore) -> None:

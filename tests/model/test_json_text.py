@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -12,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evlog.model.json_text import decode_json, encode_json
+from tests.support.programs import run_python
 
 _values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -57,7 +56,7 @@ for decode in (decode_json, lambda text: scan_json(text, 0)):
     for name in [name for name in sys.modules if name.startswith("json")]:
         del sys.modules[name]
 """
-    done = subprocess.run([sys.executable, "-c", program, text], capture_output=True, text=True, check=True)
+    done = run_python("-c", program, text)
     with pytest.raises(ValueError) as expected:
         json.loads(text)
     assert done.stdout == f"{expected.value}\n" * 2

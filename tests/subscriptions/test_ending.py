@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from evlog.files.disk.files import ReadFile
 from evlog.subscriptions.retry import MAX_ERROR_CHARACTERS, describe_error
 from tests.support.following import drain, fill_from
 from tests.support.helpers import engine_of, fill, new, numbers, open_files, small_store
+from tests.support.programs import run_python
 
 LONG_SECONDS = 60.0
 
@@ -276,8 +276,7 @@ assert store.subscription("mail").position == 3
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_leaves_its_parents_run_alone(store: EventStore) -> None:
     fill(store, 20)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run([sys.executable, "-c", FORK, store.path], check=True, env=environment, timeout=60)
+    run_python("-c", FORK, store.path)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -14,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import evlog
 from evlog import Event, EventFilter, EventStore
 from evlog.errors import (
     CorruptionError,
@@ -23,7 +20,6 @@ from evlog.errors import (
     StoreFull,
     StoreNotFound,
     StoreReplaced,
-    StreamNotFound,
     SubscriptionAhead,
     SubscriptionBusy,
     SubscriptionNotFound,
@@ -42,6 +38,7 @@ from tests.support.helpers import (
     segment_files,
     small_store,
 )
+from tests.support.programs import next_line, start_python
 
 CONSUMER = """
 import sys, evlog
@@ -80,24 +77,6 @@ def names_on_disk(store: EventStore) -> list[str]:
 
 
 # --- runs
-
-
-def test_a_name_goes_on_where_its_last_run_ended(store: EventStore) -> None:
-    fill(store, 10)
-    with store.subscribe("mail", timeout=0) as run:
-        assert run.name == "mail"
-        assert numbers(run) == list(range(10))
-    fill_more(store, 15)
-    for expected in ([10, 11, 12, 13, 14], []):
-        with store.subscribe("mail", timeout=0) as run:
-            assert numbers(run) == expected
-    with store.subscribe("other", timeout=0) as run:
-        assert len(list(run)) == 15
-
-
-def fill_more(store: EventStore, count: int) -> None:
-    for number in range(store.head, count):
-        store.append(f"s-{number % 3}", [new(number, f"T{number % 2}")])
 
 
 def test_an_event_that_was_not_acknowledged_comes_again(store: EventStore) -> None:
@@ -162,15 +141,8 @@ def test_one_run_of_a_name_at_a_time_and_none_left_locked(store: EventStore) -> 
 
 def test_a_crashed_runs_name_is_free_at_once_and_little_comes_again(store: EventStore) -> None:
     fill(store, 20)
-    process = subprocess.Popen(
-        [sys.executable, "-c", CONSUMER, store.path],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    with process:
-        assert process.stdout is not None
-        assert [int(process.stdout.readline()) for _ in range(20)] == list(range(1, 21))
+    with start_python("-c", CONSUMER, store.path) as process:
+        assert [int(next_line(process)) for _ in range(20)] == list(range(1, 21))
         assert store.subscription("mail").running
         process.kill()
     with store.subscribe("mail", timeout=0) as run:
@@ -302,16 +274,6 @@ def test_a_checkpoint_beyond_the_end_of_the_log_is_not_silently_waited_out(
 # --- handlers
 
 
-def test_consume_hands_every_event_to_the_handler_once(store: EventStore) -> None:
-    fill(store, 20)
-    handler = Failing({})
-    for _ in range(2):
-        store.consume("mail", handler, follow=False)
-    store.append("s-0", [new(20)])
-    store.consume("mail", handler, timeout=0)
-    assert handler.called == list(range(21))
-
-
 def test_a_failing_handler_is_called_again_after_growing_pauses(
     store: EventStore, pauses: list[float]
 ) -> None:
@@ -351,19 +313,6 @@ def test_without_retries_the_first_failure_is_the_last(
     with pytest.raises(ValueError, match="cannot handle 0"):
         store.consume("mail", Failing({0: 1}), follow=False, retries=retries)
     assert pauses == []
-
-
-def test_parking_puts_the_event_aside_with_its_error_and_goes_on(store: EventStore) -> None:
-    fill(store, 10)
-    handler = Failing({2: 99, 7: 99})
-    store.consume("mail", handler, follow=False, on_failure="park")
-    assert [number for number in handler.called if number not in (2, 7)] == [0, 1, 3, 4, 5, 6, 8, 9]
-    first, second = store.parked("mail")
-    assert (first.position, first.stream, first.type) == (3, "s-2", "T0")
-    assert (first.error, first.attempts) == ("ValueError: cannot handle 2", 3)
-    assert second.position == 8
-    info = store.subscription("mail")
-    assert (info.position, info.parked) == (10, 2)
 
 
 def test_what_is_parked_is_not_handled_again_after_a_crash(store: EventStore) -> None:
@@ -416,18 +365,6 @@ def parked(store: EventStore) -> EventStore:
     fill(store, 10)
     store.consume("mail", Failing({2: 9, 5: 9, 7: 9}), follow=False, retries=1, on_failure="park")
     return store
-
-
-def test_a_replay_takes_off_the_list_what_succeeds(parked: EventStore) -> None:
-    handler = Failing({5: 1})
-    assert parked.replay_parked("mail", handler) == (2, 1, 0)
-    assert handler.called == [2, 5, 7]
-    (left,) = parked.parked("mail")
-    assert (left.position, left.attempts) == (6, 2)
-    assert parked.replay_parked("mail", handler) == (1, 0, 0)
-    assert parked.parked("mail") == []
-    assert parked.replay_parked("mail", handler) == (0, 0, 0)
-    assert parked.subscription("mail").position == 10
 
 
 def test_a_replay_that_is_interrupted_keeps_what_it_has_not_handled(parked: EventStore) -> None:
@@ -597,16 +534,3 @@ def test_damage_of_the_log_is_not_taken_for_damage_of_a_subscription(store: Even
         assert (info.position, info.lag_events, info.damage) == (15, 5, None)
         assert info.lag_seconds > 0
         assert fresh.subscriptions()[0].position == 15
-
-
-def test_the_names_are_public() -> None:
-    for name in (
-        "EventFilter",
-        "ParkedEvent",
-        "ReplayResult",
-        "Subscription",
-        "SubscriptionInfo",
-        "wait_for_store",
-    ):
-        assert name in evlog.__all__
-    assert StreamNotFound is evlog.StreamNotFound

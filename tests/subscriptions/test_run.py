@@ -37,17 +37,6 @@ from tests.support.helpers import (
 # --- what is there
 
 
-def test_everything_there_is_comes_first_then_what_comes_later(store: EventStore, other: EventStore) -> None:
-    fill(store, 30)
-    with store.subscribe() as subscription:
-        assert drain(subscription) == list(range(30))
-        other.append("s-0", [new(30)])
-        assert drain(subscription) == [30]
-        assert drain(subscription) == []
-        store.append("s-0", [new(31), new(32)])
-        assert drain(subscription) == [31, 32]
-
-
 @pytest.mark.parametrize("wrong", [float("nan"), "1", b"1", [1]])
 def test_a_wait_is_for_a_number_of_seconds(store: EventStore, wrong: Any) -> None:
     with store.subscribe() as subscription:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from evlog import Event, EventStore, NewEvent, ShardsApart, Subscription, SubscriptionBusy
 from evlog.subscriptions.shards import _AGAIN_SECONDS, Shard, maybe_parse, name_of, shard_of
+from evlog.testing.base import in_threads
 from tests.support.helpers import small_store
 from tests.support.memory_engine import open_engine
 
@@ -51,11 +53,7 @@ def test_consumers_that_begin_at_once_all_run(store: EventStore) -> None:
         barrier.wait()
         store.consume("n", taken.append, shard=(number, 8), follow=False)
 
-    threads = [threading.Thread(target=consume, args=(number,)) for number in range(1, 9)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    in_threads(partial(consume, number) for number in range(1, 9))
     assert sorted(event.position for event in taken) == list(range(1, 25))
     assert len(store.subscriptions()) == 8
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 import evlog
 from evlog.testing.mirroring import everything
+from tests.support.programs import start_python
 
 WRITERS = 4
 LONG_SECONDS = 120.0
@@ -39,10 +38,7 @@ def test_nothing_that_was_acknowledged_is_left_behind(
     source = postgresql_url() if way == "from PostgreSQL" else str(tmp_path / "source")
     destination = postgresql_url() if way == "to PostgreSQL" else str(tmp_path / "destination")
     evlog.open(source, create=True).close()
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, source, str(me)], stdout=subprocess.PIPE, text=True)
-        for me in range(WRITERS)
-    ]
+    writers = [start_python("-c", WRITER, source, str(me), stdin=None) for me in range(WRITERS)]
 
     def give_up() -> None:
         for writer in writers:

@@ -9,7 +9,6 @@ import io
 import json
 import os
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -37,6 +36,7 @@ from evlog.transfer import export as exports
 from evlog.transfer.cloudevents import cloudevents_decoder
 from evlog.transfer.export import SUFFIXES, ExportResult, Output, export, in_batches
 from tests.support.helpers import small_store
+from tests.support.programs import run_python
 
 
 @pytest.fixture
@@ -571,9 +571,7 @@ def test_an_export_that_is_killed_leaves_the_file_that_was_there(
 ) -> None:
     folder = memory_path / "killed"
     folder.mkdir()
-    command = [sys.executable, "-c", KILLED, str(folder), store.path, *SUFFIXES]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr.decode()) == (0, "")
+    assert run_python("-c", KILLED, str(folder), store.path, *SUFFIXES).stderr == ""
     assert sorted(os.listdir(folder)) == sorted(f"out{suffix}" for suffix in SUFFIXES)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -16,6 +14,7 @@ from evlog.errors import InvalidArgument, MirrorConflict, StoreIsMirror
 from evlog.store import EventStore
 from evlog.transfer import fork, mirror, promote
 from tests.support.helpers import new, number_id, small_store
+from tests.support.programs import run_python
 
 
 @pytest.fixture
@@ -145,8 +144,7 @@ with evlog.open("source") as source, evlog.open("out", create=True) as out:
 """
     with small_store(tmp_path / "source") as source:
         source.append("s", [new(), new()])
-        killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
-        assert killed.returncode == -signal.SIGKILL
+        run_python("-c", code, cwd=tmp_path, code=-signal.SIGKILL)
         with small_store(tmp_path / "out") as out:
             assert out.standing.is_unfinished_fork
             assert fork(source, out).events == 0

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests.support.programs import run_python
 from tests.untrusted.fuzz import change
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("seed", ["a", "b"])
 def test_changed_files_with_right_crcs_raise_evlog_errors_only(seed: str) -> None:
-    command = [sys.executable, "-m", "tests.untrusted.fuzz", "--seed", seed, "--trials", "30", "--crashes"]
-    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_python("-m", "tests.untrusted.fuzz", "--seed", seed, "--trials", "30", "--crashes")
 
 
 def test_a_trial_can_be_repeated() -> None:

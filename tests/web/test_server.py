@@ -6,8 +6,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from evlog import EventStore
 from evlog.web.app import STATIC
 from evlog.web.guard import HEADERS
 from tests.cli.conftest import run_process, start
+from tests.support.programs import run_python
 from tests.support.server import free_port
 from tests.web.conftest import LONG_SECONDS, Served
 
@@ -205,11 +204,7 @@ def test_without_the_extra_it_is_exit_10(missing: str, tmp_path: Path) -> None:
             f"import sys; sys.modules[{missing!r}] = None;"
             "from evlog.cli.app import run; sys.exit(run(sys.argv[1:]))"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", script, "--store", store.path, "web"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    assert done.returncode == 10
+        done = run_python("-c", script, "--store", store.path, "web", code=10)
     assert done.stderr == (
         f"evlog: evlog web needs {missing}, which is not installed; run pip install 'evlog-store[web]'\n"
     )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import evlog
 from evlog.adapters.eventsourcing import EvlogProcessRecorder
+from tests.support.programs import next_line, start_python
 
-ROOT = Path(evlog.__file__).parent.parent
 WORKER = """
 import sys
 from uuid import uuid4
@@ -37,15 +35,9 @@ def test_killed_processes_have_processed_each_notification_once(tmp_path: Path) 
     path = str(tmp_path / "store")
     acknowledged: list[int] = []
     for _ in range(3):
-        workers = [
-            subprocess.Popen(
-                [sys.executable, "-c", WORKER, path], cwd=ROOT, stdout=subprocess.PIPE, text=True
-            )
-            for _ in range(2)
-        ]
+        workers = [start_python("-c", WORKER, path) for _ in range(2)]
         for worker in workers:
-            assert worker.stdout
-            acknowledged += [int(worker.stdout.readline()) for _ in range(5)]
+            acknowledged += [int(next_line(worker)) for _ in range(5)]
         for worker in workers:
             worker.kill()
         for worker in workers:

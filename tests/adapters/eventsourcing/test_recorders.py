@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -35,6 +36,7 @@ from evlog.adapters.eventsourcing import (
 )
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.format.paths import lock_path
+from evlog.testing.base import in_threads
 from tests.support.helpers import small_store
 
 MODULE = "evlog.adapters.eventsourcing"
@@ -253,11 +255,7 @@ def test_of_two_writers_of_one_version_one_is_refused(store: EventStore, first: 
             except IntegrityError:
                 refused.append(version)
 
-    threads = [threading.Thread(target=insert, args=(recorder,)) for recorder in recorders]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(partial(insert, recorder) for recorder in recorders)
     assert versions(recorders[0], id) == list(range(first, first + 26))
     assert len(refused) == 75
 
@@ -345,11 +343,7 @@ def test_each_notification_is_processed_once_by_however_many(store: EventStore) 
             except IntegrityError:
                 pass
 
-    threads = [threading.Thread(target=process, args=(recorder,)) for recorder in recorders]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(partial(process, recorder) for recorder in recorders)
     assert len(set(done)) == len(done) == len(recorders[0].select_notifications(1, 100))
     assert max(done) == recorders[0].max_tracking_id("Shop") == 30
 
@@ -482,11 +476,7 @@ def test_ten_threads_take_two_places(store: EventStore) -> None:
                 continue
             return
 
-    threads = [threading.Thread(target=enrol, args=(number,)) for number in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(partial(enrol, number) for number in range(10))
     assert len(list(EvlogDCBRecorder(store, application="School").read(query))) == 2
 
 

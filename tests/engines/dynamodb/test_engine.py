@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,8 +23,8 @@ from evlog.model.history import Standing
 from evlog.testing.base import LONG_SECONDS, new, numbers
 from evlog.transfer import promote
 from evlog.transfer.pieces import read_pieces
+from tests.cli.conftest import run_process
 from tests.support.ministack import Ministack
-from tests.support.readme import ROOT
 from tests.support.refusing import refusing
 
 
@@ -44,17 +42,6 @@ def client_of(store: EventStore) -> Client:
 def core_of(store: EventStore) -> Core:
     assert isinstance(store.engine, DynamodbEngine)
     return store.engine._core
-
-
-def run_cli(*words: str, input: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "evlog", *words],
-        cwd=ROOT,
-        input=input,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def everything(store: EventStore) -> list[evlog.Event]:
@@ -100,15 +87,15 @@ def test_lines_are_cut_to_what_a_transaction_takes(
 ) -> None:
     url = dynamodb_url()
     lines = "".join(f'{{"stream":"a","type":"T","data":{n},"tags":["n:{n}"]}}\n' for n in range(60))
-    done = run_cli("append", "-s", url, "--lines", input=lines)
-    assert done.returncode == 0, done.stderr
-    assert '"appended":60' in done.stdout
+    done = run_process("append", "-s", url, "--lines", stdin=lines.encode())
+    assert done.code == 0, done.err
+    assert done.line["appended"] == 60
     with evlog.open(url) as store:
         assert numbers(store.read("a")) == list(range(60))
         assert numbers(store.read_all(tags=["n:7"])) == [7]
-    refused = run_cli("append", "-s", url, "--lines", "--atomic", input=lines)
-    assert refused.returncode == 2
-    assert "60 events" in refused.stderr
+    refused = run_process("append", "-s", url, "--lines", "--atomic", stdin=lines.encode())
+    assert refused.code == 2
+    assert "60 events" in refused.err
 
 
 # --- the address and the service's refusals

@@ -6,14 +6,13 @@ The stand-in keeps its data in memory, so it is not killed itself. `EVLOG_TEST_K
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import evlog
 from evlog.testing.base import numbers
 from tests.engines.load import loading
 from tests.support.ministack import Ministack
+from tests.support.programs import let_go, start_python
 from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
 
 KILLS = int(os.environ.get("EVLOG_TEST_KILLS", "3"))
@@ -56,19 +55,9 @@ def test_nothing_acknowledged_is_lost_or_doubled_when_connections_are_cut(
 def test_the_same_ids_raced_by_eight_processes_are_stored_once(dynamodb_url: Callable[[], str]) -> None:
     url = dynamodb_url()
     evlog.open(url, create=True).close()
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, url, str(IDS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(RACERS)
-    ]
+    racers = [start_python("-c", RACER, url, str(IDS)) for _ in range(RACERS)]
     for racer in racers:
-        assert racer.stdin is not None
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
+        let_go(racer)
     lines = [line.split() for racer in racers for line in racer.communicate()[0].splitlines()]
     assert all(racer.returncode == 0 for racer in racers)
     with evlog.open(url) as store:

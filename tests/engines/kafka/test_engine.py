@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,9 +25,11 @@ from evlog.engines.kafka.index import Place, index_path, save_place
 from evlog.engines.kafka.records import encode_event
 from evlog.files.engine import DirectoryEngine
 from evlog.model.history import Standing
+from evlog.testing.base import in_threads
 from evlog.testing.mirroring import everything
 from evlog.transfer import fork, promote
 from tests.support import kafka
+from tests.support.programs import let_go, run_python, start_python
 
 LONG_SECONDS = 120.0
 
@@ -469,22 +470,13 @@ def test_an_aborted_transaction_at_the_end_delays_nobody(kafka_url: Callable[[],
 
 def test_two_writers_that_fence_each_other_lose_nothing(kafka_url: Callable[[], str], tmp_path: Path) -> None:
     url = kafka_url()
-    errors: list[BaseException] = []
 
     def work(store: evlog.EventStore, me: int) -> None:
-        try:
-            for number in range(10):
-                store.append(f"s-{me}", [NewEvent("T", number)], number)
-        except BaseException as error:  # noqa: BLE001 - looked at below
-            errors.append(error)
+        for number in range(10):
+            store.append(f"s-{me}", [NewEvent("T", number)], number)
 
     with evlog.open(url, create=True) as store, on_another_machine(url, tmp_path) as other:
-        threads = [threading.Thread(target=work, args=(each, me)) for me, each in enumerate((store, other))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(LONG_SECONDS)
-        assert errors == []
+        in_threads(partial(work, each, me) for me, each in enumerate((store, other)))
         assert everything(store) == everything(other)
         for me in range(2):
             assert [int(event.data) for event in store.read(f"s-{me}")] == list(range(10))
@@ -571,8 +563,7 @@ with evlog.open(sys.argv[1], create=True) as store:
     writer._producer.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", program, url], timeout=LONG_SECONDS, check=False)
-    assert done.returncode == -9
+    run_python("-c", program, url, code=-9)
     with evlog.open(url) as store:
         assert store.head == 1
         assert store.append("a", [NewEvent("T", 2)], 1).first_position == 2
@@ -590,16 +581,9 @@ with evlog.open(sys.argv[1]) as store:
     for n in range(1, 6):
         print(store.append("a", [evlog.NewEvent("T", n, idempotency_key=str(n))]).first_position)
 """
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
+    processes = [start_python("-c", program, url) for _ in range(3)]
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
+        let_go(process)
     answers = {process.communicate(timeout=LONG_SECONDS)[0] for process in processes}
     assert answers == {"1\n2\n3\n4\n5\n"}
 
@@ -617,14 +601,7 @@ with evlog.open(sys.argv[1], create=True) as store:
     os.waitpid(pid, 0)
     print(store.append("a", [evlog.NewEvent("T", 3)], 2).first_position, store.head)
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, url],
-        capture_output=True,
-        text=True,
-        timeout=LONG_SECONDS,
-        check=False,
-    )
-    assert (done.stdout, done.returncode) == ("2 2\n3 3\n", 0), done.stderr
+    assert run_python("-W", "ignore", "-c", program, url).stdout == "2 2\n3 3\n"
 
 
 def test_the_client_is_new_enough() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +26,7 @@ from evlog.engines.nats.session import Lost
 from evlog.errors import NotAStore, ServerUnsuitable, StoreAccessDenied, StoreNotFound, StoreUnreachable
 from tests.support import nats
 from tests.support.postgresql import scratch
+from tests.support.programs import next_line, start_python
 from tests.support.server import free_port
 from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
 
@@ -573,10 +572,7 @@ with evlog.open(sys.argv[1]) as store:
 def test_ids_that_eight_processes_race_for_are_stored_once(nats_url: NewUrl) -> None:
     url = nats_url()
     evlog.open(url, create=True).close()
-    racers = [
-        subprocess.Popen([sys.executable, "-c", APPEND_ALL, url], stdout=subprocess.PIPE, text=True)
-        for _ in range(8)
-    ]
+    racers = [start_python("-c", APPEND_ALL, url) for _ in range(8)]
     outputs = [racer.communicate(timeout=LONG_SECONDS)[0].split("\n") for racer in racers]
     places = {tuple(line.split()[0] for line in lines if line) for lines in outputs}
     assert places == {tuple(str(number) for number in range(1, 41))}
@@ -624,11 +620,8 @@ def test_a_name_of_a_killed_run_is_free_after_its_lease(
     )
     with evlog.open(url, create=True) as store:
         store.append("a", [NewEvent("T", 1), NewEvent("T", 2)])
-        with subprocess.Popen(
-            [sys.executable, "-c", program, url], stdout=subprocess.PIPE, text=True
-        ) as holder:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == "1\n"
+        with start_python("-c", program, url) as holder:
+            assert next_line(holder) == "1\n"
             with pytest.raises(evlog.SubscriptionBusy):
                 store.subscribe("n")
             holder.kill()

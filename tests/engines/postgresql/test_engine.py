@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,7 +22,9 @@ from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
 from evlog.engines.postgresql.connections import Address, DatabaseNotFound, Session
 from evlog.engines.postgresql.engine import PostgresqlEngine
 from evlog.model.events import Event
+from evlog.testing.base import in_threads
 from tests.support.postgresql import PostgresqlServer
+from tests.support.programs import let_go, start_python
 from tests.support.server import free_port
 from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
 
@@ -67,16 +68,9 @@ def test_an_append_whose_connection_breaks_is_made_once(
 def test_an_id_that_eight_processes_append_is_stored_once(postgresql_url: Url) -> None:
     url = postgresql_url()
     evlog.open(url, create=True).close()
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(8)
-    ]
+    racers = [start_python("-c", RACER, url) for _ in range(8)]
     for racer in racers:
-        assert racer.stdin is not None
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
+        let_go(racer)
     stored = [int(racer.communicate(timeout=LONG_SECONDS)[0]) for racer in racers]
     assert sum(stored) == 20
     with evlog.open(url) as store:
@@ -158,11 +152,7 @@ def test_a_schema_that_many_create_at_once_is_created_once(postgresql_url: Url) 
         begun.wait()
         stores.append(evlog.open(url, create=True))
 
-    threads = [threading.Thread(target=create) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads([create] * 4)
     assert len({store.id for store in stores}) == 1
     assert sorted(store.created for store in stores) == [False, False, False, True]
     for store in stores:
@@ -440,11 +430,7 @@ def test_a_database_whose_transactions_are_stricter_is_used_all_the_same(postgre
             for number in range(10):
                 store.append("a", [NewEvent("T", number)])
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads([work] * 4)
     with evlog.open(url) as store:
         events: list[Event] = list(store.read("a"))
         assert [event.position for event in events] == list(range(1, 41))
@@ -513,11 +499,7 @@ def test_writers_race_in_every_isolation(
             for number in range(10):
                 store.append(f"s-{me % 2}", [NewEvent("T", number)])
 
-    threads = [threading.Thread(target=write, args=(me,)) for me in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(partial(write, me) for me in range(4))
     with evlog.open(url) as store:
         assert [event.position for event in store.read_all()] == list(range(1, 41))
         assert store.verify().ok

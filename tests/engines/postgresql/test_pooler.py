@@ -6,8 +6,6 @@ evlog finds out by itself that there is a pooler: the URLs here say nothing of i
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -22,6 +20,7 @@ from evlog.testing import Conformance
 from tests.engines.load import loading
 from tests.support import pgbouncer
 from tests.support.postgresql import NEWEST, PostgresqlServer, scratch, serving
+from tests.support.programs import next_line, start_python
 
 pytestmark = NEWEST
 LONG_SECONDS = 120.0
@@ -89,9 +88,8 @@ def test_the_name_of_a_killed_consumer_is_free(pooled_url: Url) -> None:
     url = pooled_url()
     with evlog.open(url, create=True) as store:
         store.append("a", [NewEvent("T", 0)])
-        consumer = subprocess.Popen([sys.executable, "-c", CONSUMER, url], stdout=subprocess.PIPE)
-        assert consumer.stdout is not None
-        assert consumer.stdout.readline() == b"1\n"
+        consumer = start_python("-c", CONSUMER, url)
+        assert next_line(consumer) == "1\n"
         with pytest.raises(evlog.SubscriptionBusy):
             store.subscribe("n")
         consumer.kill()

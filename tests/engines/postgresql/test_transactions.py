@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import evlog
 from evlog import Event, EventStore, NewEvent
 from tests.engines.postgresql.test_engine import connect
+from tests.support.programs import next_line, start_python
 
 Url = Callable[[], str]
 KILLS = int(os.environ.get("EVLOG_TEST_KILLS", "4"))
@@ -85,20 +84,17 @@ def take(run: evlog.Subscription) -> Event:
 def test_a_consumer_that_is_killed_handles_every_event_once(projection: Projection) -> None:
     projection.append(EVENTS)
     for kill in range(KILLS + 1):
-        with subprocess.Popen(
-            [sys.executable, "-c", CONSUMER, projection.url, projection.table], stdout=subprocess.PIPE
-        ) as consumer:
-            assert consumer.stdout is not None
+        with start_python("-c", CONSUMER, projection.url, projection.table) as consumer:
             if kill < KILLS:
                 for _ in range(3 + 5 * kill % 7):
-                    assert consumer.stdout.readline()  # printed within the transaction
+                    assert next_line(consumer)  # printed within the transaction
                 consumer.kill()
                 consumer.wait()
                 while projection.store.subscription("totals").running:
                     pass  # until the server has noticed it
             else:
-                consumer.stdout.read()
-                assert consumer.wait(LONG_SECONDS) == 0
+                consumer.communicate(timeout=LONG_SECONDS)
+                assert consumer.returncode == 0
     assert projection.handled() == list(range(1, EVENTS + 1))
     assert projection.checkpoint() == EVENTS
 

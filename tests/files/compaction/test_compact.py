@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -51,6 +50,7 @@ from tests.support.helpers import (
     segment_files,
     small_store,
 )
+from tests.support.programs import run_python
 
 
 def visible(store: EventStore) -> list[evlog.Event]:
@@ -473,7 +473,7 @@ def test_64_descriptors_are_enough_for_any_number_of_segments(memory_path: Path)
         "import evlog.files.compaction.commit as commit; commit._LARGE_BYTES = 1; "
         "print(evlog.open(sys.argv[1]).compact().events_removed)"
     )
-    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
+    done = run_python("-c", program, str(path))
     assert (done.stdout, done.stderr) == ("300\n", "")
 
 

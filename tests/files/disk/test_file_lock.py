@@ -8,7 +8,6 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,8 +19,10 @@ import pytest
 from evlog.errors import LockLost, LockTimeout, StoreAccessDenied, StoreNotFound, SystemCallFailed
 from evlog.files.disk.file_lock import FileLock, SharedLock
 from evlog.files.disk.files import Disk, WriteFile
+from evlog.testing.base import in_threads
 from tests.support.contention import wait_until
 from tests.support.helpers import open_files
+from tests.support.programs import next_line, run_python, start_python
 
 HOLDER = """
 import sys
@@ -44,17 +45,8 @@ def path(tmp_path: Path) -> str:
 @pytest.fixture
 def holder(path: str) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the lock until it is given a line."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+    with start_python("-c", HOLDER, path) as process:
+        assert next_line(process) == "held\n"
         yield process
         process.kill()
 
@@ -183,11 +175,7 @@ def test_only_one_of_many_threads_is_inside(path: str) -> None:
                 inside -= 1
 
     locks = [shared, shared, shared, FileLock(path, None), FileLock(path, 30)]
-    threads = [threading.Thread(target=work, args=(lock,)) for lock in locks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(partial(work, lock) for lock in locks)
     assert (most, rounds) == (1, 250)
 
 
@@ -222,11 +210,7 @@ def test_threads_that_first_use_a_lock_at_once_share_it(path: str) -> None:
             inside.append(file.fd)
 
     inside: list[int] = []
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads([work] * 2)
     assert len(inside) == 2
     assert disk.opened == 1
     with FileLock(path, 0):
@@ -407,16 +391,8 @@ def test_forked_child_does_not_keep_a_dead_parents_lock(path: str) -> None:
         "print('child' if child == 0 else 'parent', flush=True) if child == 0 else None;"
         "sys.stdin.readline() if child == 0 else os.kill(os.getpid(), 9)"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(
-        [sys.executable, "-c", code, path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == "child\n"  # lives, reading
+    with start_python("-c", code, path) as parent:
+        assert next_line(parent) == "child\n"  # lives, reading
         assert parent.wait() == -signal.SIGKILL
         with FileLock(path, 0):
             pass
@@ -445,8 +421,7 @@ except LockTimeout:
 else:
     raise AssertionError("the child's end gave the lock back")
 """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run([sys.executable, "-c", code, path], check=True, env=environment, timeout=60)
+    run_python("-c", code, path)
 
 
 def test_lock_file_that_cannot_be_made_is_its_own_error(tmp_path: Path) -> None:

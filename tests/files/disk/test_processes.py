@@ -26,6 +26,7 @@ from evlog.files.disk.processes import (
     core_count,
 )
 from tests.support.contention import wait_until
+from tests.support.programs import next_line, start_python
 
 TASKS = [(number, 7) for number in range(40)]
 RESULTS = [divmod(number, 7) for number, _ in TASKS]
@@ -160,10 +161,8 @@ def test_no_helper_outlives_who_started_it(end: signal.Signals) -> None:
         "    print(*[helper.process.pid for helper in workers._helpers], flush=True)\n"
         "    list(workers.run(time.sleep, [(0.01,)] * 100_000))\n"
     )
-    command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        pids = [int(word) for word in process.stdout.readline().split()]
+    with start_python("-c", program, stderr=subprocess.DEVNULL) as process:
+        pids = [int(word) for word in next_line(process).split()]
         process.send_signal(end)
     assert len(pids) == 2
     deadline = time.monotonic() + 20

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import threading
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +10,9 @@ import evlog
 from evlog import EventStore
 from evlog.errors import ExtraNotInstalled
 from evlog.files.disk import zstd
+from evlog.testing.base import in_threads
 from tests.support.helpers import compress_all, fill, new, segment_files
+from tests.support.programs import run_python
 
 
 @pytest.fixture
@@ -64,14 +63,7 @@ def test_zstandard_is_imported_by_who_reads_what_is_compressed_only(filled: Even
         "list(store.read_all(after=16)); store.append('fresh', [evlog.NewEvent('T')]);"
         "print('zstandard' in sys.modules); list(store.read_all()); print('zstandard' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, filled.path],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["False", "True"]
+    assert run_python("-c", program, filled.path).stdout.split() == ["False", "True"]
 
 
 def test_each_thread_has_objects_of_its_own() -> None:
@@ -81,9 +73,5 @@ def test_each_thread_has_objects_of_its_own() -> None:
         zstd.require_zstandard("")
         found.append(zstd._local.unpacker)
 
-    threads = [threading.Thread(target=look) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads([look] * 2)
     assert found[0] is not found[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -22,6 +21,7 @@ from evlog.files.format.lines import decode_line, encode_line
 from evlog.model.checkpoints import MAX_SUBSCRIPTION_NAME_BYTES, Checkpoint, check_subscription_name
 from evlog.model.events import Event
 from evlog.model.filters import EventFilter
+from tests.support.programs import next_line, start_python
 
 STORE_ID = "0193b1c2-0000-7000-8000-000000000001"
 FILTER = EventFilter("order-42", None, ("A", "B"))
@@ -56,16 +56,8 @@ def files(memory_path: Path) -> Iterator[SubscriptionFiles]:
 @pytest.fixture
 def holder(memory_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that runs the subscription until it is given a line."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(memory_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+    with start_python("-c", HOLDER, str(memory_path)) as process:
+        assert next_line(process) == "held\n"
         yield process
         process.kill()
 

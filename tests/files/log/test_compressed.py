@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -28,6 +28,7 @@ from evlog.files.format.seek_table import (
 )
 from evlog.files.log import compressed
 from evlog.files.log.compressed import BlockLog
+from evlog.testing.base import in_threads
 from tests.crash.damage import newer_header
 from tests.support.helpers import compress_all, facts, fill, new, number_id, segment_files, small_store
 
@@ -123,11 +124,7 @@ def test_threads_may_read_one_log() -> None:
         places = range(seed, len(content) - 300, 997)
         wrong.extend(at for at in places if log.read(250, at) != content[at : at + 250])
 
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(partial(read, seed) for seed in range(8))
     assert not wrong
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from evlog.files.log.parts import Part, SegmentMoved, max_open_parts
 from evlog.files.log.removed import RemovedEvent
 from evlog.files.log.segment import Segment
 from tests.support.helpers import engine_of, facts, fill, new, number_id, numbers, segment_files, small_store
+from tests.support.programs import run_python
 
 
 def test_versions_and_ids_are_found_in_every_segment(store: EventStore) -> None:
@@ -392,7 +391,7 @@ def test_hundreds_of_segments_need_few_descriptors(memory_path: Path) -> None:
     with small_store(memory_path / "store", segment_events=4, sync="none") as store:
         for first in range(0, 1200, 4):
             store.append_many([(f"s-{n % 3}", [new(n)]) for n in range(first, first + 4)])
-    subprocess.run([sys.executable, "-c", LIMITED, store.path], check=True)
+    run_python("-c", LIMITED, store.path)
 
 
 # --- ids

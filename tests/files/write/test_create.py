@@ -21,6 +21,7 @@ from evlog.errors import (
 )
 from evlog.files.write import create
 from evlog.files.write.create import MAX_SEGMENT_BYTES, MAX_SEGMENT_EVENTS
+from evlog.testing.base import in_threads
 from tests.support.helpers import new, small_store
 
 
@@ -174,11 +175,7 @@ def test_one_of_many_makes_the_store_and_all_use_it(tmp_path: Path) -> None:
         store.append("s", [new()])
         stores.append(store)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads([work] * 8)
     assert sum(store.created for store in stores) == 1
     assert len({store.id for store in stores}) == 1
     assert {store.stream_version("s") for store in stores} == {8}
