@@ -84,11 +84,9 @@ class IfVersion:
         self.version = check_expected(version)
 
     def __eq__(self, other: object) -> bool:
-        return (
-            (self.stream, self.version) == (other.stream, other.version)
-            if isinstance(other, IfVersion)
-            else False
-        )
+        if not isinstance(other, IfVersion):
+            return NotImplemented
+        return (self.stream, self.version) == (other.stream, other.version)
 
     def __hash__(self) -> int:
         return hash((self.stream, self.version))
@@ -255,48 +253,22 @@ class BatchResult:
         return next((position for position, known in pairs if not known), None)
 
 
-class AppendResult(tuple[str, int, int, int, int, bool, tuple[bytes, ...]]):
+class AppendResult(NamedTuple):
     """Where one append's events are, in their stream and in the log; for a duplicate, where they were first.
 
-    Not a NamedTuple: making one costs a third of a millisecond at import.
+    Attributes:
+        last_version: of the last event: what the next append may expect.
+        duplicate: whether the events were there already, and nothing was written.
+        id_bytes: the events' ids in order, 16 bytes each.
     """
 
-    __slots__ = ()
-
-    @property
-    def stream(self) -> str:
-        """The stream's name."""
-        return self[0]
-
-    @property
-    def first_position(self) -> int:
-        """The position of the first event."""
-        return self[1]
-
-    @property
-    def last_position(self) -> int:
-        """The position of the last event."""
-        return self[2]
-
-    @property
-    def first_version(self) -> int:
-        """The version of the first event."""
-        return self[3]
-
-    @property
-    def last_version(self) -> int:
-        """The version of the last event: what the next append may expect."""
-        return self[4]
-
-    @property
-    def duplicate(self) -> bool:
-        """Whether the events were there already, and nothing was written."""
-        return self[5]
-
-    @property
-    def id_bytes(self) -> tuple[bytes, ...]:
-        """The events' ids in order, as 16 bytes each."""
-        return self[6]
+    stream: str
+    first_position: int
+    last_position: int
+    first_version: int
+    last_version: int
+    duplicate: bool
+    id_bytes: tuple[bytes, ...]
 
     @property
     def ids(self) -> tuple[UUID, ...]:
@@ -306,8 +278,7 @@ class AppendResult(tuple[str, int, int, int, int, bool, tuple[bytes, ...]]):
         return tuple(UUID(bytes=id) for id in self.id_bytes)
 
     def __repr__(self) -> str:
-        names = ("stream", "first_position", "last_position", "first_version", "last_version", "duplicate")
-        fields = [f"{name}={value!r}" for name, value in zip(names, self[:6], strict=True)]
+        fields = [f"{name}={value!r}" for name, value in zip(self._fields, self[:6], strict=False)]
         more = "…" if len(self.id_bytes) > _SHOWN_IDS else ""
         ids = ", ".join(map(id_text, self.id_bytes[:_SHOWN_IDS]))
         return f"AppendResult({', '.join(fields)}, ids=({ids}{more}))"
@@ -316,15 +287,13 @@ class AppendResult(tuple[str, int, int, int, int, bool, tuple[bytes, ...]]):
 def result_of(batch: BatchResult, start: int, end: int) -> AppendResult:
     """Return the result for the events from `start` to `end`, all of one stream."""
     return AppendResult(
-        (
-            batch.streams[start],
-            batch.positions[start],
-            batch.positions[end - 1],
-            batch.versions[start],
-            batch.versions[end - 1],
-            batch.duplicates[start],
-            tuple(batch.ids[start:end]),
-        )
+        batch.streams[start],
+        batch.positions[start],
+        batch.positions[end - 1],
+        batch.versions[start],
+        batch.versions[end - 1],
+        batch.duplicates[start],
+        tuple(batch.ids[start:end]),
     )
 
 

@@ -1,8 +1,7 @@
 """From `NewEvent` to what a record holds of it. Errors in an event are found here, before a lock is taken.
 
 Data and metadata are JSON text, UTF-8 text or bytes. JSON is checked, not rewritten, except that line breaks
-between
-tokens become spaces: so one event is one line of output.
+between tokens become spaces: so one event is one line of output.
 """
 
 from __future__ import annotations

@@ -520,7 +520,7 @@ def test_what_is_appended_and_its_result_are_shown_in_a_line() -> None:
     assert shown == f"NewEvent('T', b'x', content_type='binary', id={id}, metadata={{'a': 1}}, tags=['t'])"
     assert repr(NewEvent("T", id=id.bytes)) == f"NewEvent('T', None, id={id})"
     assert len(repr(NewEvent("T", "x" * 10_000))) < 300
-    result = AppendResult(("s", 1, 9, 1, 9, False, (id.bytes,) * 9))
+    result = AppendResult("s", 1, 9, 1, 9, False, (id.bytes,) * 9)
     assert repr(result) == (
         "AppendResult(stream='s', first_position=1, last_position=9, first_version=1, last_version=9, "
         f"duplicate=False, ids=({id}, {id}, {id}…))"
