@@ -128,55 +128,30 @@ if TYPE_CHECKING:
 # The module of each name but those of errors. It is imported when the name is asked for, so a command can
 # handle Ctrl-C before it imports anything that takes long.
 _MODULES = {
-    "evlog._version": ("__version__",),
-    "evlog.engine": ("Capabilities",),
-    "evlog.files.directory": (
-        "backup_store",
-        "exists",
-        "repair_store",
-        "salvage_store",
-        "verify_store",
-        "wait_for_store",
-    ),
-    "evlog.model.appends": (
-        "ANY",
-        "NO_STREAM",
-        "STREAM_EXISTS",
-        "AppendResult",
-        "BatchResult",
-        "IfVersion",
-    ),
-    "evlog.model.checkpoints": ("ParkedEvent",),
-    "evlog.model.events": ("Event", "NewEvent", "idempotency_id"),
-    "evlog.model.filters": ("EventFilter",),
-    "evlog.model.history": ("Standing",),
-    "evlog.model.new_events": ("NewEvents",),
-    "evlog.model.queries": ("IfNone", "Query", "QueryResult"),
-    "evlog.model.reports": (
-        "Backup",
-        "Compaction",
-        "Finding",
-        "Loss",
-        "PolicyInfo",
-        "Removal",
-        "Retention",
-        "StoreInfo",
-        "StreamInfo",
-        "TornTail",
-        "VerifyReport",
-    ),
-    "evlog.model.types": ("Append", "Condition", "ContentType", "ExpectedVersion", "OnFailure", "Sync"),
-    "evlog.schemas.registry": ("Schema",),
-    "evlog.state.compute": ("State",),
-    "evlog.state.event_types": ("EventTypes",),
-    "evlog.state.fold": ("Fold",),
-    "evlog.state.snapshots": ("SnapshotInfo",),
-    "evlog.state.trace": ("TracedEvent",),
-    "evlog.state.upcasting": ("Upcasters",),
-    "evlog.store": ("EventStore", "open"),
-    "evlog.subscriptions.named": ("ReplayResult", "SubscriptionInfo"),
-    "evlog.subscriptions.run": ("Subscription",),
-    "evlog.transfer": ("Mirror", "mirror"),
+    "evlog._version": "__version__",
+    "evlog.engine": "Capabilities",
+    "evlog.files.directory": "backup_store exists repair_store salvage_store verify_store wait_for_store",
+    "evlog.model.appends": "ANY NO_STREAM STREAM_EXISTS AppendResult BatchResult IfVersion",
+    "evlog.model.checkpoints": "ParkedEvent",
+    "evlog.model.events": "Event NewEvent idempotency_id",
+    "evlog.model.filters": "EventFilter",
+    "evlog.model.history": "Standing",
+    "evlog.model.new_events": "NewEvents",
+    "evlog.model.queries": "IfNone Query QueryResult",
+    "evlog.model.reports": "Backup Compaction Finding Loss PolicyInfo Removal Retention StoreInfo StreamInfo "
+    "TornTail VerifyReport",
+    "evlog.model.types": "Append Condition ContentType ExpectedVersion OnFailure Sync",
+    "evlog.schemas.registry": "Schema",
+    "evlog.state.compute": "State",
+    "evlog.state.event_types": "EventTypes",
+    "evlog.state.fold": "Fold",
+    "evlog.state.snapshots": "SnapshotInfo",
+    "evlog.state.trace": "TracedEvent",
+    "evlog.state.upcasting": "Upcasters",
+    "evlog.store": "EventStore open",
+    "evlog.subscriptions.named": "ReplayResult SubscriptionInfo",
+    "evlog.subscriptions.run": "Subscription",
+    "evlog.transfer": "Mirror mirror",
 }
 
 __all__ = [
@@ -294,7 +269,7 @@ def __getattr__(name: str) -> object:
 
     if name == "errors":  # programs write `evlog.errors.StoreFull`, and have only imported evlog
         return import_module("evlog.errors")
-    module = next((module for module, names in _MODULES.items() if name in names), "evlog.errors")
+    module = next((module for module, names in _MODULES.items() if name in names.split()), "evlog.errors")
     if name not in __all__:
         raise AttributeError(f"module 'evlog' has no attribute {name!r}")
     found = globals()[name] = getattr(import_module(module), name)
