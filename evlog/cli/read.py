@@ -5,7 +5,6 @@ from __future__ import annotations
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import BOUND, FIELDS, FILTER, OUTPUT, STORE, argument, flag, option
 from evlog.errors import EvlogError, InvalidArgument
-from evlog.model.events import check_stream_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,12 +56,10 @@ PARAMETERS: Final = (
 def command(given: Given) -> None:
     """Check which options go together, and print."""
     check_selection(given)
-    if given.fields is not None and given.output == "data":
-        raise InvalidArgument("-o data prints the data alone", "leave --fields out, or use -o csv")
     if given.context is not None and given.reverse:
         raise InvalidArgument("--context is for reading forwards", "leave --reverse out")
     form = given.output or ("table" if console.stdout_is_terminal() else "json")
-    names = _fields(given)
+    names = options.fields_of(given)
     selection = selection_of(given)
     with options.open_store(given) as store:
         events = select(store, given, selection | {"reverse": given.reverse})
@@ -82,20 +79,9 @@ def command(given: Given) -> None:
 
 def check_selection(given: Given) -> None:
     """Refuse options that exclude each other."""
-    if given.stream is not None and given.category is not None:
-        raise InvalidArgument("STREAM and --category both say which streams", "give one of them")
+    options.check_streams(given)
     if given.first is not None and given.after is not None:
         raise InvalidArgument("--from and --after both say where to begin", "give one of them")
-    if given.stream is not None and not given.stream.startswith("$"):
-        check_stream_name(given.stream)
-
-
-def _fields(given: Given) -> list[str] | None:
-    if given.fields is None:
-        return None
-    from evlog.cli._support.fields import parse_fields
-
-    return parse_fields(given.fields)
 
 
 def selection_of(given: Given) -> dict[str, Any]:

@@ -39,13 +39,7 @@ def command(given: Given) -> None:
     """Print the events in the order in which they are named."""
     names = [parse_event(text) for text in given.id]
     form = given.output or ("pretty" if console.stdout_is_terminal() else "json")
-    fields = None
-    if given.fields is not None:
-        if given.output == "data":
-            raise InvalidArgument("-o data prints the data alone", "leave --fields out, or use -o csv")
-        from evlog.cli._support.fields import parse_fields
-
-        fields = parse_fields(given.fields)
+    fields = options.fields_of(given)
     missing: list[EventNotFound] = []
     from evlog.cli._support.output import in_batches, make_form
 

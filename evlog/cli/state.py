@@ -5,7 +5,6 @@ from __future__ import annotations
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import COUNT, FILTER, STORE, argument, choice, option
 from evlog.errors import EvlogError, InvalidArgument
-from evlog.model.events import check_stream_name
 from evlog.model.json_lines import encode_lines, encode_time
 
 TYPE_CHECKING = False
@@ -67,10 +66,7 @@ def command(given: Given) -> None:
     from evlog.model.when import parse_when
     from evlog.state.compute import Selection
 
-    if given.stream is not None and given.category is not None:
-        raise InvalidArgument("STREAM and --category both say which streams", "give one of them")
-    if given.stream is not None and not given.stream.startswith("$"):
-        check_stream_name(given.stream)
+    options.check_streams(given)
     since, until = (None if text is None else parse_when(text) for text in (given.since, given.until))
     content = options.content_of(given)
     filter = make_filter(None, given.category, given.type or None, since, until, given.tag, **content)

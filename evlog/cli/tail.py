@@ -34,7 +34,6 @@ from evlog.errors import (
     StoreNotFound,
     SubscriptionNotFound,
 )
-from evlog.model.events import check_stream_name
 from evlog.model.filters import make_filter
 
 TYPE_CHECKING = False
@@ -198,7 +197,7 @@ class _Plan:
         self.timeout_seconds = _maybe_seconds(given.timeout)
         self.idle_seconds = _maybe_seconds(given.idle)
         self.form: str = given.output or ("table" if console.stdout_is_terminal() else "json")
-        self.fields = _maybe_fields(given.fields)
+        self.fields = options.fields_of(given)
         self.exec: str | None = given.exec
         self.retries: int = _RETRIES if given.retries is None else given.retries
         self.retry_delay_seconds: float | None = given.retry_delay
@@ -214,10 +213,7 @@ class _Plan:
 
 def _check(given: Given) -> None:
     """Refuse options that exclude or need each other."""
-    if given.stream is not None and given.category is not None:
-        raise InvalidArgument("STREAM and --category both say which streams", "give one of them")
-    if given.stream is not None and not given.stream.startswith("$"):
-        check_stream_name(given.stream)
+    options.check_streams(given)
     if "" in [*given.type, *given.until_type, *given.fail_type]:
         raise InvalidArgument("the type of an event cannot be empty", "give its name")
     for name, types in (("--until-type", given.until_type), ("--fail-type", given.fail_type)):
@@ -234,8 +230,6 @@ def _check(given: Given) -> None:
         raise InvalidArgument("--shard needs a subscription to share", "add --name")
     if given.on_failure == "park" and given.name is None:
         raise InvalidArgument("--on-failure park needs a subscription to park events in", "add --name")
-    if given.fields is not None and given.output == "data":
-        raise InvalidArgument("-o data prints the data alone", "leave --fields out, or use -o csv")
     if given.exec is not None:
         if given.output is not None or given.fields is not None:
             raise InvalidArgument("--exec gives events to a command", "leave --output and --fields out")
@@ -387,14 +381,6 @@ def _is_ahead(moment: datetime) -> bool:
     from datetime import UTC, datetime
 
     return moment > datetime.now(UTC)
-
-
-def _maybe_fields(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    from evlog.cli._support.fields import parse_fields
-
-    return parse_fields(text)
 
 
 def _maybe_moment(text: str | None) -> datetime | None:

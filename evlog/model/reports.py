@@ -117,8 +117,8 @@ class StoreInfo(NamedTuple):
     last_time: datetime | None
     policies: int
     deleted_streams: int
-    compressed_segments: int
-    saved_bytes: int
+    compressed_segments: int = 0
+    saved_bytes: int = 0
     clock_ahead_seconds: float = 0.0
 
 

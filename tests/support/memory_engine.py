@@ -195,8 +195,6 @@ class MemoryEngine:
             last_time=last.time if last else None,
             policies=0,
             deleted_streams=0,
-            compressed_segments=0,
-            saved_bytes=0,
         )
 
     def retention(self, stream: str | None, category: str | None) -> Retention:

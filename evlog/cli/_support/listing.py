@@ -12,6 +12,7 @@ from typing import Any
 
 from evlog.cli._support import console
 from evlog.cli._support.clock import readable_time
+from evlog.cli._support.options import fields_of
 from evlog.cli._support.pager import Paged
 from evlog.cli._support.parameters import Given
 from evlog.model.json_lines import encode_time
@@ -44,7 +45,7 @@ def print_rows(
         least_columns: how wide a terminal has to be for a column of a table without --fields.
     """
     form = given.output or ("table" if console.stdout_is_terminal() else "json")
-    chosen = _chosen(given, known)
+    chosen = fields_of(given, known)
     with Paged():
         for chunk in _drawn(form, chosen, rows, columns, known, cells or {}, nothing, least_columns):
             console.write(chunk)
@@ -54,16 +55,8 @@ def print_one(given: Given, row: Row, columns: Sequence[str], *, cells: Cells) -
     """Print a single row: a name and a value a line on a terminal, else as `print_rows`."""
     form = given.output or ("pretty" if console.stdout_is_terminal() else "json")
     known = list(row)
-    for chunk in _drawn(form, _chosen(given, known), [row], columns, known, cells, None):
+    for chunk in _drawn(form, fields_of(given, known), [row], columns, known, cells, None):
         console.write(chunk)
-
-
-def _chosen(given: Given, known: Sequence[str]) -> list[str] | None:
-    if given.fields is None:
-        return None
-    from evlog.cli._support.fields import parse_fields
-
-    return parse_fields(given.fields, known)
 
 
 def _drawn(

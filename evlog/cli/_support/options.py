@@ -7,9 +7,11 @@ import os
 from evlog.cli._support import console
 from evlog.cli._support.parameters import maybe_number
 from evlog.errors import EvlogError, InvalidArgument, NotAStore, StoreAccessDenied, StoreNotFound
+from evlog.model.events import SYSTEM_PREFIX, check_stream_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Final
 
     import evlog
@@ -132,6 +134,29 @@ def open_store(given: Given) -> evlog.EventStore:
     from evlog.store import open
 
     return open(find_store(given))
+
+
+def check_streams(given: Given) -> None:
+    """Refuse STREAM beside --category, and a name that no stream can have."""
+    if given.stream is not None and given.category is not None:
+        raise InvalidArgument("STREAM and --category both say which streams", "give one of them")
+    if given.stream is not None and not given.stream.startswith(SYSTEM_PREFIX):
+        check_stream_name(given.stream)
+
+
+def fields_of(given: Given, known: Sequence[str] | None = None) -> list[str] | None:
+    """Return the names that --fields gives; None if it is left out.
+
+    Args:
+        known: the names that are allowed; None: those of an event.
+    """
+    if given.fields is None:
+        return None
+    if given.output == "data":
+        raise InvalidArgument("-o data prints the data alone", "leave --fields out, or use -o csv")
+    from evlog.cli._support.fields import parse_fields
+
+    return parse_fields(given.fields, known)
 
 
 def content_of(given: Given) -> dict[str, Any]:

@@ -181,8 +181,6 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
             last_time=None if last is None else last.time,
             policies=policies,
             deleted_streams=deleted,
-            compressed_segments=0,
-            saved_bytes=0,
         )
 
     def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:

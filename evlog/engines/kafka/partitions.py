@@ -142,8 +142,6 @@ class PartitionedTopic(TopicEngine):
             last_time=None,
             policies=0,
             deleted_streams=0,
-            compressed_segments=0,
-            saved_bytes=0,
         )
 
     def policies(self) -> list[PolicyInfo]:

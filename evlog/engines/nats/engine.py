@@ -174,8 +174,6 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
             last_time=edges[1],
             policies=policies,
             deleted_streams=deleted,
-            compressed_segments=0,
-            saved_bytes=0,
         )
 
     def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:

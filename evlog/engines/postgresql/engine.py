@@ -204,8 +204,6 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
             last_time=last[1],
             policies=policies,
             deleted_streams=deleted,
-            compressed_segments=0,
-            saved_bytes=0,
         )
 
     def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
