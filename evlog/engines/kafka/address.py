@@ -19,8 +19,10 @@ _OWN: Final = ("partitions", "replicas", "config")
 # Settings that decide about evlog's promises, which a URL must not change.
 _FIXED: Final = re.compile(
     r"acks|request\.required\.acks|transactional\.id|enable\.idempotence|isolation\.level|group\.id|"
-    r"enable\.auto\.(commit|offset\.store)|enable\.partition\.eof|auto\.offset\.reset|bootstrap\.servers"
+    r"enable\.auto\.(commit|offset\.store)|enable\.partition\.eof|auto\.offset\.reset|bootstrap\.servers|"
+    r"batch\.size|default\.topic\.config|logger|.*_cb"
 )
+_REFUSALS: Final = ("_AUTHENTICATION", "_SSL")
 
 # librdkafka reports lost connections on stderr, and connects again by itself: evlog's errors say it.
 _SILENT: Final = logging.getLogger("evlog.engines.kafka.client")
@@ -36,6 +38,8 @@ class Address:
 
     Attributes:
         settings: what every client is made with.
+        refusal: the client's last report that a broker refuses the user or the certificate. The calls that
+            fail for it only say that no broker can be reached.
         text: the URL without what is secret.
 
     Raises:
@@ -47,6 +51,7 @@ class Address:
             parts = urlsplit(url)
         except ValueError as error:
             raise InvalidArgument(f"invalid URL for Kafka ({error})") from None
+        self.refusal: Any = None
         user, at, hosts = parts.netloc.rpartition("@")
         name, colon, password = user.partition(":")
         self.topic = unquote(parts.path.removeprefix("/"))
@@ -75,13 +80,18 @@ class Address:
             "reconnect.backoff.max.ms": 1000,
             **settings,
             "logger": _SILENT,
-            "error_cb": _ignore,
+            "error_cb": self._note,
         }
 
     @property
     def own_topic(self) -> str:
         """The compacted topic that keeps subscriptions, and how far a mirror over many partitions is."""
         return f"{self.topic}.evlog"
+
+    def _note(self, error: Any) -> None:
+        """Take the client's reports. Each call says by itself whether it failed, but not always why."""
+        if error.name() in _REFUSALS:
+            self.refusal = error
 
     def _number(self, given: dict[str, str], name: str) -> int | None:
         text = given.get(name)
@@ -90,10 +100,6 @@ class Address:
         if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10_000):
             raise InvalidArgument(f"invalid {name} in {self.text}; use a number from 1 on")
         return int(text)
-
-
-def _ignore(_error: object) -> None:
-    """Take the client's reports of lost connections: each call says by itself whether it failed."""
 
 
 def _read_settings(path: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from evlog.errors import (
     StoreAccessDenied,
     StoreClosed,
     StoreNotFound,
+    StoreReplaced,
     StoreUnreachable,
 )
 from evlog.model.named import NamedTuple
@@ -89,6 +90,7 @@ class Client:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.is_closed = False
+        self.topic_id = ""  # of the store's topic, once it is open
         self._admin: Any = None
         self._process = 0
 
@@ -207,6 +209,12 @@ class Client:
             raise ServerUnsuitable(self.address.text, reason, "set min.insync.replicas=2")
         return Topic(str(id), len(found.partitions), int(settings["max.message.bytes"]), replicas, in_sync)
 
+    def check_topic(self) -> None:
+        """Raise StoreReplaced if the store's topic was deleted and made again since it was opened."""
+        found = self.describe(self.address.topic)
+        if found is not None and found.id != self.topic_id:
+            raise StoreReplaced(self.address.text)
+
     def _meet(self) -> None:
         """Return once a broker answers. Raises KafkaException soon if none does."""
         deadline = time.monotonic() + _ABSENT_SECONDS
@@ -214,6 +222,9 @@ class Client:
             try:
                 self.admin.list_topics(self.address.topic, timeout=max(0.1, deadline - time.monotonic()))
             except KafkaException as error:
+                self.admin.poll(0)  # has it report
+                if self.address.refusal is not None:
+                    raise KafkaException(self.address.refusal) from error
                 if not is_transient(error.args[0]) or time.monotonic() >= deadline:
                     raise
             else:

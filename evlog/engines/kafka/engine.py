@@ -69,6 +69,7 @@ def open_engine(
         created = client.create(address.topic, address.partitions or 1, **forever)
         while found is None:  # the brokers learn of it one after another
             found = client.describe(address.topic)
+    client.topic_id = found.id
     if address.partitions not in (None, found.partitions):
         reason = (
             f"topic {address.topic} has {found.partitions} partitions, and the URL says {address.partitions}"
@@ -129,24 +130,24 @@ class KafkaEngine(TopicEngine, ReadsByReader):
             if (size := len(event[3]) + len(event[4] or b"")) > most:
                 raise EventTooLarge(size, most)
         state, own = self._applying, request.events
-        sent_after: int | None = None  # the log's end before the first try
+        made: frozenset[bytes] | None = None  # ids that evlog made: a known one is of an earlier try
 
         def decide() -> Decision[BatchResult]:
-            nonlocal own, sent_after
+            nonlocal own, made
             if state.standing != Standing():
                 raise refusal(self.address, state.standing)
             plan = state.index.plan(request._replace(events=own))
             head = state.index.head()
             result = plan.result(head + 1)
-            if sent_after is not None:  # what was written since is what was sent
+            if made is not None:
                 result.duplicates = [
-                    known and position <= sent_after
-                    for known, position in zip(result.duplicates, result.positions, strict=True)
+                    known and id not in made for known, id in zip(result.duplicates, result.ids, strict=True)
                 ]
             if not plan.events:
                 return Decision(result)
-            if sent_after is None:
-                sent_after = head
+            if made is None:
+                pairs = zip(own, result.ids, strict=True)
+                made = frozenset(id for event, id in pairs if event[1] is None)
             own = [
                 (event[0], id, *event[2:]) for event, id in zip(own, result.ids, strict=True)
             ]  # found when it is tried again

@@ -102,17 +102,21 @@ class TopicRecords:
         """Write a record durably if the present one has this revision; return the new one, else None."""
         self.make_topic()
 
-        def decide() -> Decision[bool]:
-            present = self._found.get(key)
-            if present is not None and present.value == value and present.revision != revision and is_sent:
-                return Decision(True)  # sent before, and the answer was lost
-            if (None if present is None else present.revision) != revision:
-                return Decision(False)
-            is_sent.append(True)
-            return Decision(True, [self.encode(key, value)])
+        sent: Decision[int | None] | None = None
 
-        is_sent: list[bool] = []
-        return self._found[key].revision if self._writer.write(decide) else None
+        def decide() -> Decision[int | None]:
+            nonlocal sent
+            present = self._found.get(key)
+            if present is not None and present.value == value and present.revision != revision and sent:
+                return Decision(present.revision)  # sent before, and the answer was lost
+            if (None if present is None else present.revision) != revision:
+                return Decision(None)
+            sent = Decision(None, [self.encode(key, value)])
+            return sent
+
+        found = self._writer.write(decide)
+        # The record that is there now may be another run's.
+        return found if sent is None or sent.offset is None else sent.offset
 
     def delete(self, key: Key, revision: int) -> bool:
         """Delete a record durably if it has this revision; return whether it had."""

@@ -58,7 +58,7 @@ class Reader:
     def _start(self) -> None:
         self.changed = threading.Condition()  # guards all below
         self._thread: threading.Thread | None = None
-        self._end = 0  # everything before this offset is applied
+        self.end = 0  # everything before this offset is applied; written by the thread
         self._error: EvlogError | None = None
         self._listeners: list[Callable[[], None]] = []
         self._consumer: Any = None
@@ -73,10 +73,16 @@ class Reader:
         """Return once everything is applied that was committed before the call.
 
         Raises:
+            StoreReplaced: the topic was made again.
             StoreUnreachable, StoreNotFound, StoreAccessDenied, StoreClosed, CorruptionError.
         """
         deadline = time.monotonic() + seconds
-        end = self._client.end(self._topic, seconds=seconds)
+        read = self.end
+        while (end := self._client.end(self._topic, seconds=seconds)) < read:  # or a broker restarts
+            self._client.check_topic()
+            if time.monotonic() >= deadline:
+                raise StoreUnreachable(self._client.address.text, "its topic is shorter than it was")
+            time.sleep(_POLL_SECONDS)
         # The last record is the end of a transaction, which no consumer is given.
         self.wait_for(end - 1, deadline)
 
@@ -84,7 +90,7 @@ class Reader:
         """Return once every record before this offset is applied. Raises as `catch_up`."""
         with self.changed:
             self._begin_locked()
-            while self._end < offset:
+            while self.end < offset:
                 if self._error is not None:
                     raise self._error
                 self._client.check_open()
@@ -120,9 +126,9 @@ class Reader:
     def _run(self) -> None:
         consumer = None
         try:
-            self._end = self._applied.begin()
+            self.end = self._applied.begin()
             consumer = self._consumer = self._client.make_consumer()
-            consumer.assign([TopicPartition(self._topic, 0, self._end)])
+            consumer.assign([TopicPartition(self._topic, 0, self.end)])
             while not self._client.is_closed:
                 first = consumer.poll(_POLL_SECONDS)
                 if first is not None:
@@ -144,7 +150,7 @@ class Reader:
             self._error = error
 
     def _take(self, messages: Sequence[Any]) -> None:
-        records, end = [], self._end
+        records, end = [], self.end
         for message in messages:
             error = message.error()
             if error is None:
@@ -159,7 +165,7 @@ class Reader:
         if records:
             self._applied.apply(records)
         with self.changed:
-            self._end = end
+            self.end = end
             self._tell_locked()
 
     def _tell_locked(self) -> None:

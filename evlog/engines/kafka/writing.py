@@ -6,7 +6,8 @@
 2. A writer keeps its turn until it is fenced: a writer that is alone begins once.
 3. If it is not known whether a transaction was committed, the writer begins again, which ends the transaction
    one way or the other, reads to the end and decides again. The decision finds what was written before.
-4. An append returns once its records can be read, which is shortly after the brokers answer the commit.
+4. An append returns once its records can be read, which is shortly after the brokers answer the commit. If
+   they cannot be read, the append is made all the same; the next read, and the next append, raise the reason.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from evlog.engines.kafka.client import (
     leave_to_parent,
     translate,
 )
-from evlog.errors import AppendUnknown, EvlogError, LockTimeout, StoreUnreachable
+from evlog.errors import AppendUnknown, EvlogError, LockTimeout, StoreReplaced, StoreUnreachable
 from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _LONGEST_PAUSE_SECONDS: Final = 0.25  # between two tries of a writer that is fenced again and again
 _TURN_SECONDS: Final = 2.0  # how long a writer waits for another one of this machine, before it fences it
 _STUCK_SECONDS: Final = 30.0  # and for how long it then does not wait again
+_IDLE_SECONDS: Final = 0.5  # a topic is not deleted and made again in a shorter time
 
 Result = TypeVar("Result")
 
@@ -51,6 +53,7 @@ class Decision(Generic[Result]):
     def __init__(self, result: Result, records: Iterable[Record] = ()) -> None:
         self.result = result
         self.records = records
+        self.offset: int | None = None  # of the last record, once it is committed
 
 
 class Writer:
@@ -83,16 +86,18 @@ class Writer:
         self._settings = {
             "transactional.id": f"evlog.{topic}",
             "message.max.bytes": max(max_message_bytes, 1_000_000),
+            "batch.size": min(max_message_bytes, 1_000_000) or 1_000_000,  # brokers refuse a larger one
             "partitioner": "murmur2_random",
         }
         self._start()
         register_fork_reset(self)
 
     def _start(self) -> None:
-        self._mutex = threading.Lock()  # guards the three below
+        self._mutex = threading.Lock()  # guards the four below
         self._stuck_until = 0.0  # until when no other wait for the turn is worth it; 0: it is
         self._producer: Any = None  # has the turn, unless another writer has fenced it
         self._spare: Any = None  # connected already; made once another writer was met
+        self._written = 0.0  # when this writer wrote last
 
     def reset_after_fork(self) -> None:
         """Begin again in a forked child, without the parent's producers."""
@@ -155,6 +160,9 @@ class Writer:
                 self._drop()
                 self._client.check_open()
                 self._pause(error, state)
+            except StoreReplaced:
+                self._drop()
+                raise
             except EvlogError:
                 raise
             except BaseException:
@@ -168,6 +176,8 @@ class Writer:
             self._fence(state.deadline)
             self._reader.catch_up(left)
             state.is_current = True
+        elif time.monotonic() - self._written >= _IDLE_SECONDS:
+            self._reader.catch_up(left)  # raises StoreReplaced if the topic was made again
         try:
             decision = decide()
         except EvlogError:
@@ -177,7 +187,13 @@ class Writer:
         records = [] if decision is None else list(decision.records)
         if records:
             state.is_current, state.is_sent = False, True
-            self._reader.wait_for(self._send(records, state.deadline) + 1, state.deadline)
+            assert decision is not None
+            decision.offset = offset = self._send(records, state.deadline)
+            self._written = time.monotonic()
+            try:
+                self._reader.wait_for(offset + 1, state.deadline)
+            except EvlogError:
+                self._drop()  # the next append begins by reading, which raises it again
         elif not state.is_current:
             self._reader.catch_up(left)
             state.is_current = True
@@ -202,7 +218,8 @@ class Writer:
         elif time.monotonic() < state.deadline:
             time.sleep(0.02)
         elif state.is_sent:
-            raise AppendUnknown(self._client.address.text, found.problem) from error
+            reason = found.reason if isinstance(found, StoreUnreachable) else found.problem
+            raise AppendUnknown(self._client.address.text, reason) from error
         else:
             raise found from error
 
@@ -233,7 +250,7 @@ class Writer:
 
     def _send(self, records: Sequence[Record], deadline: float) -> int:
         """Send the records as a transaction, and return the offset of the last; committed then."""
-        producer = self._producer
+        producer, end = self._producer, self._reader.end
         sent: list[tuple[Any, Any]] = []
 
         def note(failure: Any, message: Any) -> None:
@@ -257,6 +274,8 @@ class Writer:
         if failure is not None:
             raise KafkaException(failure)
         offset: int = message.offset()
+        if offset < end:
+            self._client.check_topic()
         return offset
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import confluent_kafka
@@ -276,6 +276,31 @@ def test_no_secret_of_a_url_is_shown(tmp_path: Path) -> None:
     assert address.settings["bootstrap.servers"] == "h1,h2:9"
 
 
+@pytest.mark.parametrize("setting", ["oauth_cb=x", "logger=x", "default.topic.config=x", "batch.size=9"])
+def test_a_setting_that_is_evlog_s_own_is_refused(setting: str) -> None:
+    with pytest.raises(evlog.InvalidArgument, match="leave it out"):
+        Address(f"kafka://h/t?{setting}")
+
+
+def test_a_wrong_password_is_named_as_the_reason(kafka_server: kafka.KafkaServer) -> None:
+    where = f"127.0.0.1:{kafka_server.password_port}/x?security.protocol=SASL_PLAINTEXT"
+    with pytest.raises(evlog.StoreNotFound):
+        evlog.open(f"kafka://me:right@{where}")
+    with pytest.raises(evlog.StoreAccessDenied, match="Invalid username or password") as caught:
+        evlog.open(f"kafka://me:nonsense@{where}")
+    assert "nonsense" not in str(caught.value)
+
+
+def test_a_batch_is_within_the_limit_of_the_topic(kafka_url: Callable[[], str]) -> None:
+    url = kafka_url()
+    make_topic(url, **FOREVER, max_message_bytes="50000")
+    with evlog.open(url) as store:
+        largest = store.capabilities.max_event_bytes
+        store.append("a", [NewEvent("T", b"x" * 5000, content_type="binary")] * 100)
+        store.append("a", [NewEvent("T", b"x" * largest, content_type="binary")] * 3)
+        assert store.head == 103
+
+
 def test_a_broker_that_is_not_there_is_unreachable() -> None:
     with pytest.raises(evlog.StoreUnreachable):
         evlog.open("kafka://127.0.0.1:9/t")
@@ -406,6 +431,66 @@ def test_a_record_by_key_is_replaced_only_where_it_was_read(kafka_url: Callable[
         assert not two.delete(("k",), second)
 
 
+def test_a_stalled_writer_does_not_take_the_revision_of_another_one_for_its_own(
+    kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would replace the lease of the run that has taken its name over."""
+    url = kafka_url()
+    with evlog.open(url, create=True) as store, evlog.open(url) as other:
+        assert isinstance(store.engine, KafkaEngine)
+        assert isinstance(other.engine, KafkaEngine)
+        one, two = store.engine._records, other.engine._records
+        write = one._writer.write
+
+        def stall(decide: Any) -> Any:
+            written = write(decide)
+            there = two.get(("k",))
+            assert there is not None
+            assert two.put(("k",), b"2", there.revision) is not None
+            assert one.get(("k",)) is not None  # its reader has the other record by now
+            return written
+
+        with monkeypatch.context() as patch:
+            patch.setattr(one._writer, "write", stall)
+            revision = one.put(("k",), b"1", None)
+        assert revision is not None
+        assert one.put(("k",), b"3", revision) is None
+        found = one.get(("k",))
+        assert found is not None
+        assert found.value == b"2"
+
+
+def delete_topic(url: str) -> None:
+    admin = AdminClient({"bootstrap.servers": server_of(url)})
+    admin.delete_topics([topic_of(url)])[topic_of(url)].result(LONG_SECONDS)
+    while topic_of(url) in admin.list_topics(timeout=LONG_SECONDS).topics:
+        pass
+
+
+@pytest.mark.parametrize("has_turn", [True, False])
+def test_nothing_is_acknowledged_in_a_topic_that_was_made_again(
+    kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, has_turn: bool
+) -> None:
+    """Its first event would have a position as if those of the old topic were there."""
+    monkeypatch.setattr("evlog.engines.kafka.writing._IDLE_SECONDS", 0)
+    url = kafka_url()
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T", 1), NewEvent("T", 2), NewEvent("T", 3)])
+        assert isinstance(store.engine, KafkaEngine)
+        if not has_turn:
+            store.engine._writer._drop()
+        delete_topic(url)
+        make_topic(url, **FOREVER)
+        with pytest.raises(evlog.StoreReplaced) as caught:
+            store.append("a", [NewEvent("T", 4)])
+        assert caught.value.exit_code == 5
+        with pytest.raises(evlog.StoreReplaced):
+            list(store.read_all())
+    with evlog.open(url) as store:
+        assert store.append("a", [NewEvent("T", 1)]).first_position == 1
+        assert store.verify().ok
+
+
 def test_a_topic_without_its_beginning_is_damaged(kafka_url: Callable[[], str]) -> None:
     url = kafka_url()
     with evlog.open(url, create=True) as store:
@@ -481,6 +566,49 @@ def test_two_writers_that_fence_each_other_lose_nothing(kafka_url: Callable[[], 
         for me in range(2):
             assert [int(event.data) for event in store.read(f"s-{me}")] == list(range(10))
         assert [event.position for event in store.read_all()] == list(range(1, 21))
+
+
+def test_of_two_writers_with_one_id_only_one_is_told_that_it_is_new(
+    kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also if the other one was faster after this one had sent its event."""
+    url = kafka_url()
+    claim = [NewEvent("Claimed", idempotency_key="job")]
+    with evlog.open(url, create=True) as store, on_another_machine(url, tmp_path) as other:
+        store.append("a", [NewEvent("T", 1)])
+        assert isinstance(store.engine, KafkaEngine)
+        send, others = store.engine._writer._send, []
+
+        def send_late(records: Any, deadline: float) -> int:
+            others.append(other.append("jobs", claim))
+            return send(records, deadline)
+
+        monkeypatch.setattr(store.engine._writer, "_send", send_late)
+        result = store.append("jobs", claim)
+        assert [each.duplicate for each in others] == [False]
+        assert (result.duplicate, result.ids) == (True, others[0].ids)
+
+
+def test_an_append_that_is_committed_but_cannot_be_read_is_made(
+    kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk of the local index is full: it is no reason to append the event again."""
+    url = kafka_url()
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T", 1)])
+        assert isinstance(store.engine, KafkaEngine)
+
+        def fail(_: Any) -> NoReturn:
+            raise evlog.StoreFull("index", "No space left on device")
+
+        monkeypatch.setattr(store.engine._applying, "apply", fail)
+        assert store.append("a", [NewEvent("T", 2)]).first_position == 2
+        with pytest.raises(evlog.StoreFull):
+            store.append("a", [NewEvent("T", 3)])
+        with pytest.raises(evlog.StoreFull):
+            list(store.read_all())
+    with evlog.open(url) as store:
+        assert [int(event.data) for event in store.read_all()] == [1, 2]
 
 
 def test_a_refusal_is_of_the_log_as_it_is_now(
