@@ -4,7 +4,9 @@
    read, so of two changes at the same time one is refused.
 2. The checkpoint of a subscription and the lease of its run are one record. A run renews its lease; another
    run may begin once the lease has ended. It then changes the record, so the first run cannot save any more.
-   Two runs never both save, also if their clocks differ.
+   Two runs never both save, also if their clocks differ. A lease that ends later than any that begins now was
+   written when a clock was ahead. Another run then watches whether it is renewed: a killed run does not keep
+   its name.
 3. A snapshot too large for one record is refused: it is derived, and the next fold reads all events.
 """
 
@@ -105,7 +107,7 @@ class KeyedCheckpoint:
         """Begin a run or a change. Raises SubscriptionBusy."""
         record = self._records.get(self._key)
         document = {} if record is None else self._parse(record)
-        if self._is_held(document):
+        if self._is_held(document) and (not self._is_ahead(document) or self._is_renewed(record)):
             raise SubscriptionBusy(self._name)
         with self._mutex:
             for name in ("holder", "until_us"):
@@ -251,11 +253,29 @@ class KeyedCheckpoint:
     def _is_held(self, document: dict[str, Any]) -> bool:
         return bool(document.get("holder")) and document["until_us"] > time.time_ns() // 1000
 
+    def _is_ahead(self, document: dict[str, Any]) -> bool:
+        """Return whether a lease ends later than one that begins now, by more than clocks commonly differ."""
+        return bool(document["until_us"] > time.time_ns() // 1000 + 2_000_000 * self._lease_seconds)
+
+    def _is_renewed(self, record: Record | None) -> bool:
+        """Watch a record for the length of a lease; return whether it was replaced."""
+        deadline = time.monotonic() + self._lease_seconds
+        while time.monotonic() < deadline:
+            time.sleep(self._lease_seconds / 20)
+            if self._records.get(self._key) != record:
+                return True
+        return False
+
     def _write(self, document: dict[str, Any]) -> None:
         """Replace the record, with the lease of this run. The caller has the mutex."""
         until_us = time.time_ns() // 1000 + int(self._lease_seconds * 1_000_000)
         value = _encode(document | {"holder": self._holder, "until_us": until_us})
         revision = self._records.put(self._key, value, self._revision)
+        if revision is None:
+            present = self._records.get(self._key)
+            if present is not None and self._parse(present).get("holder") == self._holder:
+                # This run's, of a renewal that was given up before its answer came.
+                revision = self._records.put(self._key, value, present.revision)
         if revision is None:
             self._is_lost = True
             raise SubscriptionBusy(self._name)

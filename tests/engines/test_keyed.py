@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from evlog.engines.keyed import KeyedCheckpoint, KeyedSnapshot, checkpoint_names, snapshot_names
-from evlog.errors import CorruptionError, SubscriptionBusy, Unsupported
+from evlog.errors import CorruptionError, StoreUnreachable, SubscriptionBusy, Unsupported
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.events import Event
 from evlog.model.filters import EventFilter
@@ -31,7 +32,7 @@ def held(records: MemoryRecords, name: str = "n", lease_seconds: float = LONG_SE
 
 def test_a_run_excludes_others_until_it_ends() -> None:
     records = MemoryRecords()
-    one, other = held(records), KeyedCheckpoint(records, "n")
+    one, other = held(records), KeyedCheckpoint(records, "n", LONG_SECONDS)
     assert other.is_running()
     with pytest.raises(SubscriptionBusy):
         other.acquire()
@@ -66,6 +67,50 @@ def test_a_run_that_was_killed_frees_the_name_and_can_save_nothing_any_more() ->
     dead.release()
     one.release()
     assert (one.load() or FIRST).position == 9
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_the_lease_of_a_clock_that_was_ahead_ends_with_its_run(
+    monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    records = MemoryRecords()
+    now_ns = time.time_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: now_ns() + 10**18)
+        one = KeyedCheckpoint(records, "n", 0.5)
+        if not lives:
+            one._renew = lambda _: None  # type: ignore[assignment]
+        one.acquire()
+    other = KeyedCheckpoint(records, "n", 5.0 if lives else 0.2)
+    if lives:
+        with pytest.raises(SubscriptionBusy):
+            other.acquire()
+        one.create(FIRST)
+    else:
+        other.acquire()
+        with pytest.raises(SubscriptionBusy):
+            one.create(FIRST)
+        other.release()
+    one.release()
+
+
+def test_a_run_saves_after_a_renewal_that_was_stored_though_no_answer_came() -> None:
+    records = MemoryRecords()
+    one = held(records)
+    one.create(FIRST)
+    put = records.put
+
+    def lose(*arguments: Any) -> int | None:
+        assert put(*arguments) is not None
+        raise StoreUnreachable("memory", "no answer in time")
+
+    records.put = lose  # type: ignore[method-assign]
+    with pytest.raises(StoreUnreachable):
+        one.save(FIRST._replace(position=8))
+    records.put = put  # type: ignore[method-assign]
+    one.save(FIRST._replace(position=9))
+    assert (one.load() or FIRST).position == 9
+    one.release()
 
 
 def test_a_forked_child_saves_nothing() -> None:
