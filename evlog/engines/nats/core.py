@@ -49,7 +49,7 @@ class Core:
             self.config = self._open(create=create)
             if (most := int(self.config.get("max_msg_size", -1))) > 0:
                 self.max_payload = min(self.max_payload, most)
-            self.store_id = _store_id(address, self.config)
+            self.store_id = self.subjects.store_id = _store_id(address, self.config)
             self.reader = Reader(self.jetstream, self.subjects)
             self.appender = Appender(
                 self.connections,

@@ -72,7 +72,10 @@ class NatsFeed(ServerFeed):
         super().close()
 
     def _look(self) -> None:
-        self._committed = max(self._committed, self._reader.tail().number(POSITION))
+        position = self._reader.tail().number(POSITION)
+        if position < self._committed:
+            self._reader.state()  # raises StoreReplaced if it is another store's
+        self._committed = max(self._committed, position)
 
     def _listen(self, deadline: float) -> bool:
         """Wait for pushed messages until the deadline or the first one; return whether `wake` was called."""

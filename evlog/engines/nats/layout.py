@@ -6,7 +6,7 @@
     evlog.NAME.r.ID                  a removed event: its `RemovedRecord`, as msgpack
     evlog.NAME.l.CATEGORY.STREAM     the version and time of the last event of a stream, when it is removed
     evlog.NAME.x                     a redacted event: its record without content, as msgpack
-    evlog.NAME.c                     control: what the store is to others, and how much was removed
+    evlog.NAME.c                     control: which store it is, what it is to others, how much was removed
 
 1. Categories, streams and ids are percent-encoded tokens: letters, digits, - _ ~ $ stay as they are. The
    category of a stream whose name begins with - is empty: its token is %.
@@ -45,6 +45,9 @@ from evlog.errors import CorruptionError
 from evlog.model.events import CONTENT_TYPES, Event, category_of, id_text
 from evlog.model.history import RemovedRecord, Standing
 
+STORE: Final = "Evlog-Store"
+"""The header of control messages that names the store's id."""
+
 _SAFE: Final = "-_~$"
 _EMPTY: Final = "%"  # no other text has this token
 _ESCAPED: Final = re.compile(rb"[\x00-\x1f\x7f%]|^ | $")
@@ -77,9 +80,10 @@ def of_token(text: str) -> str:
 
 
 class Subjects:
-    """The subjects of one store."""
+    """The subjects of one store, and its id."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, store_id: str = "") -> None:
+        self.store_id = store_id
         self.prefix = f"evlog.{name}."
         self.all = f"{self.prefix}>"
         self.control = f"{self.prefix}c"
@@ -193,7 +197,8 @@ def place_headers(position: int, time_us: int) -> bytes:
 def encode_control(subjects: Subjects, control: Control, position: int, time_us: int) -> Outgoing:
     """Return a message of `c`."""
     data = msgpack.packb((*control.standing, control.removed, control.lost))
-    return Outgoing(subjects.control.encode(), place_headers(position, time_us), data)
+    headers = b"%b: %b\r\n" % (STORE.encode(), subjects.store_id.encode())
+    return Outgoing(subjects.control.encode(), headers + place_headers(position, time_us), data)
 
 
 def decode_control(stored: Stored) -> Control:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from evlog.engines.messages import ID, POSITION, TIME, VERSION
 from evlog.engines.nats.jetstream import BATCH, JetStream, Stored
 from evlog.engines.nats.layout import (
+    STORE,
     Control,
     Subjects,
     decode_control,
@@ -29,6 +30,7 @@ from evlog.engines.nats.layout import (
 )
 from evlog.engines.nats.seeking import NEAR, Seeker
 from evlog.engines.reading import matching_content
+from evlog.errors import StoreReplaced
 from evlog.model.events import Event, id_text
 from evlog.model.filters import StreamSelection
 from evlog.model.redaction import Redacted, maybe_decode_redaction
@@ -84,7 +86,14 @@ class Reader:
         return self.state_at(self._jetstream.needed(self._jetstream.last(self._subjects.control)))
 
     def state_at(self, control: Stored) -> State:
-        """Return the state as of the message of `c` that is the last one."""
+        """Return the state as of the message of `c` that is the last one.
+
+        Raises:
+            StoreReplaced: the message is of another store, which was made under the same name.
+        """
+        own = self._subjects.store_id.encode()
+        if control.headers.get(STORE, own) != own:
+            raise StoreReplaced(self._jetstream.connections.address.text)
         state = self._state
         if state.sequence >= control.sequence:
             return state

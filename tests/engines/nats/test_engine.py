@@ -345,6 +345,29 @@ def test_a_store_that_is_deleted_while_it_is_open_is_not_found(
             store.stream_version("a")
 
 
+def test_a_store_that_is_made_again_while_it_is_open_is_another_one(
+    nats_server: nats.Cluster, nats_url: NewUrl
+) -> None:
+    url = nats_url()
+    with evlog.open(url, create=True) as store, store.subscribe(idle=LONG_SECONDS) as feed:
+        store.append("a", [NewEvent("T", 1), NewEvent("T", 2)])
+        assert [next(iter(feed)).position for _ in range(2)] == [1, 2]
+        port = nats_server.ports[0]
+        assert nats_server.ask(port, f"$JS.API.STREAM.DELETE.evlog-{url.rpartition('/')[2]}", b"")
+        with evlog.open(url, create=True) as other:
+            other.append("b", [NewEvent("T", 3)])
+        for use in (
+            store.info,
+            lambda: list(store.read_all()),
+            lambda: store.append("a", [NewEvent("T", 3)]),
+            lambda: next(iter(feed)),
+        ):
+            with pytest.raises(evlog.StoreReplaced):
+                use()
+        with evlog.open(url) as other:
+            assert [event.stream for event in other.read_all()] == ["b"]
+
+
 # --- appends
 
 
