@@ -120,7 +120,10 @@ def _encode_each(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequen
     unchecked: list[bytes] = []
     for event in events:
         if event.__class__ is not NewEvent and not isinstance(event, NewEvent):
-            raise InvalidEvent("", f"expected a NewEvent, not an object of type {event.__class__.__name__}")
+            kind = event.__class__.__name__
+            raise InvalidEvent(
+                "", f"expected a NewEvent, not an object of type {kind}; give NewEvent(type, data)"
+            )
         data = event.data
         code = JSON_CODE
         if data.__class__ is bytes and event.content_type == "json":

@@ -74,6 +74,7 @@ def test_what_resembles_nothing_is_answered_with_where_the_names_are(evlog: Evlo
             "unexpected argument '1}'; quote DATA for the shell, as in '{\"amount\": 10}'",
         ),
         (["read", "a", "b", "c"], "unexpected argument 'b c'; `evlog read --help` shows how it is used"),
+        (["init", "shop"], "unexpected argument 'shop'; --store names the store (`evlog init --help` shows"),
         (["read", "-n", "1", "-n", "2"], "--limit is given twice; give it once"),
         (["append", "$x", "T"], "which is reserved for the store's own streams; choose another name"),
         (["append", "s", "T", "--tag", "x" * 300], f"event tag '{'x' * 59}…{'x' * 9}' is 300 bytes long"),

@@ -328,5 +328,9 @@ def _usage_message(error: ClickException) -> str:
         message = f"unexpected argument {words.removesuffix(')')!r}"
         if command == "evlog append":
             return f"{message}; quote DATA for the shell, as in '{{\"amount\": 10}}'"
+        parameters = [] if context is None else context.command.params
+        takes_none = not any(isinstance(parameter, TyperArgument) for parameter in parameters)
+        if takes_none and any(parameter.name == STORE.name for parameter in parameters):
+            return f"{message}; --store names the store (`{command} --help` shows how it is used)"
     message = message.replace("is not a valid int range", "is not a whole number")
     return f"{message[:1].lower()}{message[1:]}; `{command} --help` shows how it is used"
