@@ -201,6 +201,16 @@ def put(frame: int, number: int, field: int, value: Any) -> Change:
     return change
 
 
+def own_event(stream: str, type: str, data: bytes) -> Change:
+    """Make one of the store's own events of the first record of a frame."""
+
+    def change(frames: Frames) -> None:
+        for field, value in ((STREAM, stream), (TYPE, type), (DATA, data)):
+            frames[1][0][field] = value
+
+    return change
+
+
 def later(us: int) -> Callable[[int], int]:
     return lambda value: value + us
 
@@ -282,30 +292,9 @@ CONTENTS: dict[str, tuple[Change, str]] = {
     "a stream with a long name": (put(1, 0, STREAM, "s" * 256), "record"),
     "a type without a name": (put(1, 0, TYPE, ""), "record"),
     "a type with a line break": (put(1, 0, TYPE, "a\nb"), "record"),
-    "a policy that is a list": (
-        lambda frames: (
-            put(1, 0, STREAM, "$$s")(frames),
-            put(1, 0, TYPE, "$metadata")(frames),
-            put(1, 0, DATA, b"[]")(frames),
-        ),
-        "record",
-    ),
-    "a policy that keeps a text of events": (
-        lambda frames: (
-            put(1, 0, STREAM, "$$s")(frames),
-            put(1, 0, TYPE, "$metadata")(frames),
-            put(1, 0, DATA, b'{"$maxCount":"3"}')(frames),
-        ),
-        "record",
-    ),
-    "a compaction that began nowhere": (
-        lambda frames: (
-            put(1, 0, STREAM, "$compactions")(frames),
-            put(1, 0, TYPE, "$CompactionStarted")(frames),
-            put(1, 0, DATA, b"{}")(frames),
-        ),
-        "record",
-    ),
+    "a policy that is a list": (own_event("$$s", "$metadata", b"[]"), "record"),
+    "a policy that keeps a text of events": (own_event("$$s", "$metadata", b'{"$maxCount":"3"}'), "record"),
+    "a compaction that began nowhere": (own_event("$compactions", "$CompactionStarted", b"{}"), "record"),
     "a field too many": (lambda frames: frames[1][0].append(None), "record"),
     "a field too few in all": (
         lambda frames: [record.pop() for frame in frames for record in frame],

@@ -71,8 +71,8 @@ def test_a_log_may_end_at_a_blocks_border_or_beside_it(blocks: int, more: int) -
     assert log.read(1, size) == log.read(0, size) == b""
 
 
-def test_only_the_blocks_that_a_read_touches_are_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    log = block_log(bytes(1000), 10)
+def note_unpacked(log: BlockLog, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which the number of each block is added that is unpacked from now on."""
     unpacked: list[int] = []
     unpack = log._unpack
 
@@ -81,6 +81,12 @@ def test_only_the_blocks_that_a_read_touches_are_unpacked(monkeypatch: pytest.Mo
         return unpack(number)
 
     monkeypatch.setattr(log, "_unpack", note)
+    return unpacked
+
+
+def test_only_the_blocks_that_a_read_touches_are_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = block_log(bytes(1000), 10)
+    unpacked = note_unpacked(log, monkeypatch)
     assert [log[505:508], log[503:508], log[18:22]] == [bytes(3), bytes(5), bytes(4)]
     assert unpacked == [50, 1, 2]
     log.read(3, 505)
@@ -101,14 +107,7 @@ def test_so_many_blocks_stay_in_memory_and_no_more(monkeypatch: pytest.MonkeyPat
 def test_scan_leaves_what_was_looked_up_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     log = block_log(bytes(4000), 10)
     log.read(5, 1230)
-    unpacked: list[int] = []
-    unpack = log._unpack
-
-    def note(number: int) -> bytes:
-        unpacked.append(number)
-        return unpack(number)
-
-    monkeypatch.setattr(log, "_unpack", note)
+    unpacked = note_unpacked(log, monkeypatch)
     for at in range(0, 4000, 25):
         log.window(at, 30)
     assert sorted(unpacked) == [number for number in range(400) if number != 123]
