@@ -159,7 +159,8 @@ def _check_all(
     """Check each segment, then what holds across them. A task changes if its log was compressed meanwhile."""
     total = sum(task.size for task in tasks)
     pieces = Pieces(tasks, digest)
-    with Workers(process_count([task.size + task.info.removed_bytes for task in tasks])) as workers:
+    processes = process_count([task.size + task.info.removed_bytes for task in tasks])
+    with Workers(processes, check_segment.__module__) as workers:
         for done, (at, result) in enumerate(workers.run_all(pieces.calls, ahead=2), 1):
             without_collector(pieces.take, at, result)
             if progress is not None:

@@ -20,7 +20,6 @@ READY: Final = b"evlog helper\n"
 
 def serve(module: str) -> None:
     """Be a helper: make the calls that come in on stdin until it ends."""
-    import_module(module)
     tasks, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
     gc.disable()  # nothing here makes cycles, and the collector would look through millions of tuples
@@ -30,6 +29,8 @@ def serve(module: str) -> None:
         try:
             answers.write(data)  # in one call, so that it is read in one
             answers.flush()
+            if data is READY:
+                import_module(module)  # while the first call is on its way
             function, arguments = pickle.load(tasks)  # noqa: S301 - from the process that started this one
         except (EOFError, OSError):
             os._exit(0)

@@ -105,6 +105,17 @@ def test_helpers_import_a_module_before_they_are_asked() -> None:
         assert dict(workers.run(divmod, TASKS)) == dict(enumerate(RESULTS))
 
 
+def test_a_helper_is_given_work_while_it_imports_its_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    (tmp_path / "behind_a_gate.py").write_text(f"open({str(gate)!r}).close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with Workers(2, "behind_a_gate") as workers:
+        wait_until(lambda: workers._helpers[0].ready)
+
+
 def test_what_a_dead_helper_had_to_do_is_done_here() -> None:
     with Workers(3) as workers:
         for helper in workers._helpers:
