@@ -104,7 +104,7 @@ def test_a_run_saves_after_a_renewal_that_was_stored_though_no_answer_came() -> 
         assert put(*arguments) is not None
         raise StoreUnreachable("memory", "no answer in time")
 
-    records.put = lose  # type: ignore[method-assign]
+    records.put = lose  # type: ignore[method-assign, assignment]
     with pytest.raises(StoreUnreachable):
         one.save(FIRST._replace(position=8))
     records.put = put  # type: ignore[method-assign]

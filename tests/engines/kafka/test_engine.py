@@ -83,7 +83,7 @@ def on_another_machine(url: str, folder: Path) -> Iterator[evlog.EventStore]:
         yield store
 
 
-FOREVER = {"retention_ms": "-1", "retention_bytes": "-1"}
+FOREVER: dict[str, Any] = {"retention_ms": "-1", "retention_bytes": "-1"}
 
 
 # --- what others read

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from mmap import mmap
 from pathlib import Path
 
 import pytest
@@ -298,7 +297,7 @@ def test_a_segment_that_another_thread_closes_is_not_kept_by_direct_look_ups(
     part = engine_of(checked)._opened().sealed[0]
     part.direct, look = None, SealedSegment.maybe_in_memory
 
-    def close_meanwhile(segment: SealedSegment) -> mmap | None:
+    def close_meanwhile(segment: SealedSegment) -> object:
         part.close()
         return look(segment)
 
