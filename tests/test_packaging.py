@@ -9,7 +9,6 @@ import ast
 import importlib
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import evlog
+from tests.support.programs import run_python
 from tests.support.readme import ROOT
 
 TEXT = (ROOT / "pyproject.toml").read_text("utf-8")
@@ -100,10 +100,8 @@ def test_a_missing_library_is_a_line_that_names_its_extra(
     tmp_path: Path, module: str, extra: str, arguments: str
 ) -> None:
     hide = f"import sys; sys.modules[{module!r}] = None; from evlog.cli.app import main; main()"
-    words = [sys.executable, "-c", hide, *shlex.split(arguments)]
     with evlog.open(tmp_path / ".evlog", create=True) as store:
         store.append("s", [evlog.NewEvent("T")])
-    done = subprocess.run(words, cwd=tmp_path, input="{}", capture_output=True, text=True, check=False)
-    assert done.returncode == 10, done.stderr
+    done = run_python("-c", hide, *shlex.split(arguments), code=10, cwd=tmp_path, input="{}")
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith(f"which is not installed; run pip install 'evlog-store[{extra}]'\n")

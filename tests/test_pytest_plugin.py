@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.support.programs import ROOT, run_python
 
 TESTS = """
 import evlog
@@ -35,9 +32,6 @@ def test_each_test_gets_a_fresh_store(tmp_path: Path) -> None:
     entry = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
     assert entry["pytest11"] == {"evlog": "evlog.pytest_plugin"}
     (tmp_path / "test_it.py").write_text(TESTS)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", entry["pytest11"]["evlog"], str(tmp_path)],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "2 passed" in ran.stdout, ran.stdout + ran.stderr
+    arguments = ("-m", "pytest", "-q", "-p", entry["pytest11"]["evlog"], str(tmp_path))
+    ran = run_python(*arguments, cwd=tmp_path, env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
+    assert "2 passed" in ran.stdout

@@ -17,6 +17,7 @@ import evlog
 from evlog import NewEvent
 from evlog.adapters import mcp as server
 from tests.support.helpers import small_store
+from tests.support.programs import next_line, run_python, start_python
 
 READING = {
     "list_streams", "list_types", "read_events", "show_event", "fold_state", "list_subscriptions",
@@ -146,16 +147,8 @@ def test_an_answer_is_bounded(memory_path: Path) -> None:
 
 
 def test_the_server_ends_with_its_stdin(path: str) -> None:
-    root = str(Path(evlog.__file__).parent.parent)
-    done = subprocess.run(
-        [sys.executable, "-m", "evlog", "mcp", "--store", path],
-        input=b"",
-        capture_output=True,
-        cwd=root,
-        check=False,
-        timeout=60,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    done = run_python("-m", "evlog", "mcp", "--store", path, input="")
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_a_call_that_is_refused_is_not_logged(path: str) -> None:
@@ -173,19 +166,12 @@ def test_a_call_that_is_refused_is_not_logged(path: str) -> None:
         {"method": "notifications/initialized"},
         {"method": "tools/call", "id": 2, "params": {"name": "unknown", "arguments": {}}},
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "evlog", "mcp", "--store", path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=Path(evlog.__file__).parent.parent,
-    )
+    process = start_python("-m", "evlog", "mcp", "--store", path, stderr=subprocess.PIPE)
     assert process.stdin is not None
-    assert process.stdout is not None
     for each in calls:
-        process.stdin.write(json.dumps(each | {"jsonrpc": "2.0"}).encode() + b"\n")
+        process.stdin.write(json.dumps(each | {"jsonrpc": "2.0"}) + "\n")
         process.stdin.flush()
-    answers = [json.loads(process.stdout.readline()) for _ in range(2)]
+    answers = [json.loads(next_line(process)) for _ in range(2)]
     _, err = process.communicate(timeout=60)
     assert answers[1]["result"]["isError"]
-    assert (process.returncode, err) == (0, b"")
+    assert (process.returncode, err) == (0, "")

@@ -11,7 +11,7 @@ import pytest
 from evlog import open as open_store
 from tests.cli.conftest import Evlog, command, on_terminal
 from tests.support.helpers import fill, flip_bit, small_store
-from tests.support.programs import environment
+from tests.support.programs import environment, next_line, start_python
 from tests.support.terminal import TerminalSession
 
 
@@ -184,19 +184,12 @@ def test_ctrl_c_is_quiet_and_leaves_no_helper(path: str) -> None:
         "from evlog.cli.app import run\n"
         f"sys.exit(run(['verify', '-s', {path!r}]))\n"
     )
-    process = subprocess.Popen(
-        [command()[0], "-c", program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-    )
-    assert process.stdout is not None
-    helpers = [int(pid) for pid in process.stdout.readline().split()]
+    process = start_python("-c", program, stderr=subprocess.PIPE)
+    helpers = [int(pid) for pid in next_line(process).split()]
     assert len(helpers) == 2
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, b"", b"")
+    assert (process.returncode, out, err) == (130, "", "")
     for pid in helpers:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,7 @@ from evlog.errors import StoreAccessDenied
 from evlog.files.disk.files import Disk, ReadFile
 from evlog.files.engine import DirectoryEngine
 from tests.support.helpers import small_store
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.programs import next_line, start_python
 
 
 def total(state: int, event: Event) -> int:
@@ -177,14 +174,10 @@ def test_killed_projections_have_each_event_once(memory_path: Path) -> None:
     with small_store(path) as store:
         sent = 0
         for _ in range(6):
-            workers = [
-                subprocess.Popen([sys.executable, "-c", PROJECT, path], cwd=ROOT, stdout=subprocess.PIPE)
-                for _ in range(2)
-            ]
+            workers = [start_python("-c", PROJECT, str(path)) for _ in range(2)]
             for worker in workers:
-                assert worker.stdout
                 for _ in range(3):
-                    assert worker.stdout.readline() == b"saved\n"
+                    assert next_line(worker) == "saved\n"
                     sent += 1
                     store.append("s", [NewEvent("T", sent)])
             for worker in workers:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +19,7 @@ from evlog.engines.dynamodb.engine import DynamodbEngine
 from evlog.engines.dynamodb.items import STAGED, encode_log, event_key, id_key
 from evlog.model.filters import LogSelection
 from evlog.model.history import Standing
-from evlog.testing.base import LONG_SECONDS, new, numbers
+from evlog.testing.base import in_threads, new, numbers
 from evlog.transfer import promote
 from evlog.transfer.pieces import read_pieces
 from tests.cli.conftest import run_process
@@ -256,13 +255,7 @@ def test_what_another_writer_did_is_seen_by_one_that_remembers(
 
 
 def test_threads_of_one_store_and_a_forked_child_append(store: EventStore) -> None:
-    threads = [
-        threading.Thread(target=lambda: [store.append("a", [new(n)]) for n in range(5)]) for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LONG_SECONDS)
+    in_threads([lambda: [store.append("a", [new(n)]) for n in range(5)]] * 4)
     child = os.fork()
     if not child:
         try:

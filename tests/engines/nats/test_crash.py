@@ -8,16 +8,15 @@ there.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 import evlog
-from tests.engines.load import LONG_SECONDS, loading
+from tests.engines.load import loading
 from tests.support.nats import Cluster, serving
 from tests.support.postgresql import scratch
+from tests.support.programs import run_python
 
 KILLS = int(os.environ.get("EVLOG_TEST_KILLS", "2"))
 APPENDS_BETWEEN = 60
@@ -49,19 +48,9 @@ def test_without_a_majority_nothing_is_acknowledged_and_nothing_is_wrong_afterwa
         cluster.await_ready()
         for number in ((leader + 1) % 3, (leader + 2) % 3):
             cluster.kill(number)
-    command = [
-        sys.executable,
-        "-m",
-        "evlog",
-        "-s",
-        cluster.url("majority", timeout=5),
-        "append",
-        "a",
-        "T",
-        "10",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG_SECONDS)
-    assert (done.returncode, done.stdout) == (12, "")
+    url = cluster.url("majority", timeout=5)
+    done = run_python("-m", "evlog", "-s", url, "append", "a", "T", "10", code=12)
+    assert done.stdout == ""
     assert done.stderr.startswith("evlog: ")
     for number in ((leader + 1) % 3, (leader + 2) % 3):
         cluster.start(number)
