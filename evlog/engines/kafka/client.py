@@ -166,7 +166,9 @@ class Client:
                         request_timeout=max(1.0, min(ANSWER_SECONDS, deadline - time.monotonic())),
                     )
                     offset: int = answers[partition].result(ANSWER_SECONDS + 1).offset
+                if offset >= 0:
                     return offset
+                raise StoreUnreachable(self.address.text, "a broker that starts has no offset yet")
             except (StoreUnreachable, StoreNotFound):  # a broker that starts may not know its topics yet
                 if time.monotonic() >= deadline:
                     raise

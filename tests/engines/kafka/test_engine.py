@@ -6,9 +6,11 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -20,6 +22,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 import evlog
 from evlog import NewEvent
 from evlog.engines.kafka.address import Address
+from evlog.engines.kafka.client import Client
 from evlog.engines.kafka.engine import KafkaEngine
 from evlog.engines.kafka.index import Place, index_path, save_place
 from evlog.engines.kafka.records import encode_event
@@ -548,6 +551,30 @@ def test_an_aborted_transaction_at_the_end_delays_nobody(kafka_url: Callable[[],
         assert store.head == 1
         assert store.append("a", [NewEvent("T", 2)], 1).first_position == 2
         assert store.verify().ok
+
+
+def test_an_answer_without_an_offset_is_not_the_end_of_the_topic(
+    kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that starts gives one, without an error: what was committed would not be read before."""
+    url = kafka_url()
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T", 1)])
+        assert isinstance(store.engine, KafkaEngine)
+        client = store.engine._client
+        admin, answers = client.admin, iter([-1001, -1001])
+
+        def list_offsets(asked: Any, **settings: Any) -> Any:
+            offset = next(answers, None)
+            if offset is None:
+                return admin.list_offsets(asked, **settings)
+            done: Future[Any] = Future()
+            done.set_result(SimpleNamespace(offset=offset))
+            return dict.fromkeys(asked, done)
+
+        monkeypatch.setattr(Client, "admin", SimpleNamespace(list_offsets=list_offsets))
+        assert client.end(topic_of(url)) == 2
+        assert next(answers, None) is None
 
 
 # --- turns
