@@ -172,7 +172,9 @@ class JetStream:
         while at <= last:
             found = self.connections.retry(
                 lambda session, deadline, at=at: self._batch(  # type: ignore[misc]
-                    session, {"seq": max(1, at), "next_by_subj": filter, "batch": BATCH}, deadline
+                    session,
+                    {"seq": max(1, at), "next_by_subj": filter, "batch": min(BATCH, last - at + 1)},
+                    deadline,
                 )
             )
             if found:

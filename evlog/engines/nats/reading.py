@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from evlog.model.history import RemovedRecord
 
 _FIRST_WINDOW: Final = 512
+_WINDOW_PER_EVENT: Final = 8  # where only some events are asked for: a checkpoint asks for one
 _FIELDS: Final = {POSITION: 0, VERSION: 1}  # of a record
 _END: Final = 1 << 62
 Framed = tuple[int, Event]
@@ -123,7 +124,7 @@ class Reader:
         after, to, filter, limit, reverse = selection
         subject = self._filter_subject(filter)
         begun = self._begin(subject)
-        found = self._framed(begun, subject, POSITION, after, to, filter.since_us, reverse=reverse)
+        found = self._framed(begun, subject, POSITION, after, to, filter.since_us, limit, reverse=reverse)
         if filter.until_us is not None and not reverse:
             found = _before(found, filter.until_us)
         events = (event for _, event in found if filter.selects(event))
@@ -140,7 +141,9 @@ class Reader:
         if rule is not None and rule != KEEP_ALL:
             first = max(first, first_visible_version(rule, self.versions([stream])[0]))
             since_us = visible_since_us(rule, time.time_ns() // 1000)
-        found = self._framed(begun, subject, VERSION, first - 1, last, filter.since_us, reverse=reverse)
+        found = self._framed(
+            begun, subject, VERSION, first - 1, last, filter.since_us, limit, reverse=reverse
+        )
         events = (
             event
             for _, event in found
@@ -151,13 +154,13 @@ class Reader:
     def read_whole(self, stream: str) -> Iterator[Event]:
         """Iterate over all events of a stream, visible or not."""
         subject = self._subjects.stream(stream)
-        found = self._framed(self._begin(subject), subject, VERSION, 0, None, None, reverse=False)
+        found = self._framed(self._begin(subject), subject, VERSION, 0, None, None, None, reverse=False)
         return (event for _, event in found)
 
     def read_frames(self, after: int, to: int) -> Iterator[Framed]:
         """Iterate over all events between two positions, each with the first position of its append."""
         subject = self._subjects.events
-        found = self._framed(self._begin(subject), subject, POSITION, after, to, None, reverse=False)
+        found = self._framed(self._begin(subject), subject, POSITION, after, to, None, None, reverse=False)
         return ((max(frame, after + 1), event) for frame, event in found)
 
     def _filter_subject(self, filter: EventFilter) -> str:
@@ -180,6 +183,7 @@ class Reader:
         after: int,
         to: int | None,
         since_us: int | None,
+        limit: int | None,
         *,
         reverse: bool,
     ) -> Iterator[Framed]:
@@ -188,7 +192,7 @@ class Reader:
             return iter(())
         last, state = begun
         if reverse:
-            return self._backwards(state, subject, by, after, to, last)
+            return self._backwards(state, subject, by, after, to, last, limit)
         return self._forwards(state, subject, by, after, to, since_us, last)
 
     def _forwards(
@@ -226,14 +230,21 @@ class Reader:
             self.seeker.remember(found[-1])
 
     def _backwards(
-        self, state: State, subject: str, by: str, after: int, to: int | None, last: Stored | None
+        self,
+        state: State,
+        subject: str,
+        by: str,
+        after: int,
+        to: int | None,
+        last: Stored | None,
+        limit: int | None,
     ) -> Iterator[Framed]:
         """Read windows of sequences, each twice as long as the one before."""
         at, top = _FIELDS[by], _END if to is None else to
         end = 0 if last is None else last.sequence  # what is after it was read, or is not asked for
-        if to is not None and last is not None and last.number(by) > to + NEAR:
+        window = _FIRST_WINDOW if limit is None else min(_FIRST_WINDOW, _WINDOW_PER_EVENT * limit)
+        if to is not None and last is not None and last.number(by) > to + min(NEAR, window):
             end = self.seeker.seek_end(subject, by, to, last)
-        window = _FIRST_WINDOW
         while end > 0:
             begin = max(1, end - window + 1)
             framed = [decode_event(stored) for stored in self._jetstream.scan(subject, begin, end)]
@@ -242,7 +253,7 @@ class Reader:
                 if top == (_END if to is None else to) and last is not None:
                     state = self.state()
                 yield from reversed(self._merged(state, subject, at, low, top, framed))
-                top = low
+                top = min(top, low)
                 if low <= after:
                     return
             end, window = begin - 1, min(2 * window, 1 << 16)

@@ -38,8 +38,12 @@ class Seeker:
         self._mutex = threading.Lock()
         self._anchors = OrderedDict()
 
-    def seek(self, subject: str, by: str, target: int, last: Stored) -> int:
-        """Return a sequence before which no message of a filter has a number above the target."""
+    def seek(self, subject: str, by: str, target: int, last: Stored, near: int = NEAR) -> int:
+        """Return a sequence before which no message of a filter has a number above the target.
+
+        Args:
+            near: how many messages up to the target may follow it.
+        """
         if target <= 0:
             return 1
         low, low_number = 0, 0
@@ -50,12 +54,12 @@ class Seeker:
                 return exact + 1
         high, high_number = last.sequence + 1, last.number(by) + 1
         for probe in range(_PROBES):
-            if target - low_number <= NEAR or high - low <= NEAR:
+            if target - low_number <= near or high - low <= max(1, near):
                 break
             middle = (low + high) // 2
             if not probe % 2:  # as if the numbers rose evenly
                 share = (target - low_number) / max(1, high_number - low_number)
-                middle = low + int((high - low) * min(1.0, share)) - NEAR // 4
+                middle = low + int((high - low) * min(1.0, share)) - near // 4
             middle = min(max(middle, low + 1), high - 1)
             found = self._jetstream.next(subject, middle)
             if found is None or found.sequence >= high or found.number(by) > target:
@@ -67,7 +71,10 @@ class Seeker:
 
     def seek_end(self, subject: str, by: str, target: int, last: Stored) -> int:
         """Return a sequence after which every message of a filter has a number above the target."""
-        begin = self.seek(subject, by, target, last)
+        begin = self.seek(subject, by, target, last, 0)  # looking costs less than reading large events
+        first = self._jetstream.next(subject, begin)
+        if first is None or first.number(by) > target:
+            return begin - 1
         for stored in self._jetstream.scan(subject, begin, last.sequence):
             if stored.number(by) > target:
                 return stored.sequence - 1
