@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 import evlog
-from tests.support.programs import run_python
-from tests.support.readme import ROOT
+from tests.support.programs import ROOT, run_python
 
 TEXT = (ROOT / "pyproject.toml").read_text("utf-8")
 PROJECT = tomllib.loads(TEXT)["project"]

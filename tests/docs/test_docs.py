@@ -18,11 +18,10 @@ from evlog._version import __version__
 from evlog.cli._support.commands import COMMANDS
 from evlog.cli._support.plain import load
 from evlog.cli.help import SECTIONS
-from tests.support.programs import next_line, run_python, start_python
+from tests.support.programs import ROOT, next_line, run_python, start_python
 from tests.support.readme import (
     GUIDE,
     README_PAGE,
-    ROOT,
     Page,
     blocks,
     make_repository,

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.readme import GUIDE, ROOT, commit, git, make_repository, run_session, shell_environment
+from tests.support.programs import ROOT
+from tests.support.readme import GUIDE, commit, git, make_repository, run_session, shell_environment
 
 DPKG_LOG = Path("/var/log/dpkg.log")
 

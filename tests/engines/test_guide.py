@@ -18,7 +18,8 @@ from evlog.engines.nats.appends import largest_event_bytes
 from evlog.engines.nats.engine import capabilities_of as nats_capabilities
 from evlog.engines.postgresql.engine import PostgresqlEngine
 from tests.support import memory_engine
-from tests.support.readme import GUIDE, ROOT
+from tests.support.programs import ROOT
+from tests.support.readme import GUIDE
 
 PAGE = next(page for page in GUIDE if page.name.endswith("engines.md"))
 PACKAGE = {

@@ -22,7 +22,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Self
 
-ROOT = Path(__file__).parents[2]
+from tests.support.programs import ROOT
+
 RUN = ("sh", "python")
 OUTPUT = ("text", "json")
 PATIENCE_SECONDS = 120.0  # a page that hangs ends
