@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError, StoreFull, SubscriptionBehind
 from evlog.files.compaction.hidden import CutOff
 from evlog.files.disk.files import ReadFile
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.format.paths import SegmentFile
@@ -152,10 +150,11 @@ def segment_bytes(store: str) -> int:
 
 
 def entries_crc(log: Log, position: int) -> int:
-    """Return the CRC of the entries up to the position in the segment that has it."""
+    """Return the CRC of the entries up to the end of a position's frame, in the segment that has it."""
     for part in reversed(log.parts()):
         if part.first_position <= position:
-            return crc32(part.entries()[: part.segment.number_of(position + 1) * ENTRY_BYTES])
+            count = part.segment.number_of(position + 1)
+            return part.segment.crc_in_frame(count - 1) if count else 0
     return 0
 
 

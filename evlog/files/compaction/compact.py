@@ -99,7 +99,7 @@ def plan_compaction(log: Log, *, compress: bool) -> Compaction:
         plan.removals,
         events_removed=sum(removal.events for removal in plan.removals),
         segments_before=segments,
-        segments_after=segments - merged,
+        segments_after=segments - merged + plan.seals,
         bytes_before=segment_bytes(log.store),
         bytes_after=0,
         resumed=started is not None,
@@ -266,9 +266,11 @@ class _Run:
             self._writer.seal()
             log.look()
         # After a failed sync a writer may have cut the last events off, and others may be in their place.
-        if seen != log.retry_on_compaction(lambda: entries_crc(log, position)):
-            return log.retry_on_compaction(lambda: _plan(log, started, workers))
-        return log.retry_on_compaction(lambda: after_sealing(log, plan)) if plan.seals else plan
+        if seen == log.retry_on_compaction(lambda: entries_crc(log, position)):
+            return log.retry_on_compaction(lambda: after_sealing(log, plan)) if plan.seals else plan
+        again = log.retry_on_compaction(lambda: _plan(log, started, workers))
+        seen = log.retry_on_compaction(lambda: entries_crc(log, position))
+        return self._seal(again, started, seen, workers) if again.seals else again
 
     def _do_step(self, group: Sequence[SegmentPlan], results: ReadResults, workers: Workers) -> None:
         """Write one segment in the place of a group, and have the manifest name it."""

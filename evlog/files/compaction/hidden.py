@@ -22,7 +22,6 @@ from evlog.files.format.entries import ENTRY_BYTES, column, column_array
 from evlog.files.format.frames import MAX_VERSION
 from evlog.files.format.hashes import NAME_BITS, hash_category, hash_stream
 from evlog.files.format.headers import KIND_STREAMS
-from evlog.files.log.column_index import ColumnIndex
 from evlog.files.log.parts import SealedPart, open_sealed
 from evlog.model.events import SYSTEM_PREFIX, category_of
 from evlog.model.named import NamedTuple
@@ -215,8 +214,9 @@ def _maybe_hide_by_hash(
     alone = sum(len(own.numbers) for own in lasts)
     if alone and not found.first_versions and len(seen) - alone <= _FEW_STREAMS:
         others = seen.difference(*[own.stream_hashes for own in lasts])
-        stay = zip(parts, lasts, strict=True)
-        return Hidden([_hide_all_but(entries_of(part), own.numbers, others) for part, own in stay], emptied)
+        counts = [len(entries_of(part)) // ENTRY_BYTES for part in parts]
+        stay = [own.numbers for own in lasts]
+        return Hidden(list(map(_hide_all_but, parts, counts, stay, repeat(others))), emptied)
     for own in lasts:
         found.first_versions.update(zip(own.stream_hashes, own.versions, strict=True))
     return Hidden(_find_all_hidden(log, parts, entries_of, found, position, workers), emptied)
@@ -307,13 +307,13 @@ def entries_to(part: Part, position: int) -> Entries:
     return entries[: count * ENTRY_BYTES]
 
 
-def _hide_all_but(entries: Entries, lasts: Iterable[int], streams: Iterable[int]) -> bytes:
-    """Return flags that hide all entries but a few of given numbers and those of a few streams."""
-    columns = ColumnIndex(lambda: entries)
-    flags = bytearray(b"\1") * (len(entries) // ENTRY_BYTES)
-    for number in chain(lasts, *[columns.find(KIND_STREAMS, stream_hash) for stream_hash in streams]):
+def _hide_all_but(part: Part, count: int, lasts: Iterable[int], streams: Iterable[int]) -> bytes:
+    """Return flags that hide the first entries of a segment, but given ones and those of a few streams."""
+    stay = [lasts, *[part.index.find(KIND_STREAMS, stream_hash) for stream_hash in streams]]
+    flags = bytearray(b"\1") * part.count  # of an active segment perhaps more than were searched
+    for number in chain.from_iterable(stay):
         flags[number] = 0
-    return bytes(flags)
+    return bytes(flags[:count])
 
 
 def _find_all_hidden(

@@ -59,6 +59,11 @@ class SegmentPlan(NamedTuple):
         return bool(self.hidden or self.redacted)
 
     @property
+    def events(self) -> int:
+        """How many entries there were, those that are removed included."""
+        return len(self.hidden) or self.kept_events
+
+    @property
     def size(self) -> int:
         """About how many bytes will be left; the same whether or not the segment was compacted already."""
         return self.kept_bytes + ENTRY_BYTES * self.kept_events + EVENT_BYTES * self.removed_events
@@ -71,7 +76,7 @@ class Plan(NamedTuple):
     rules: list[dict[str, Any]]
     segments: list[SegmentPlan]
     removals: list[Removal]  # if these were asked for
-    groups: list[list[SegmentPlan]]  # the segments of each step, as far as they are sealed already
+    groups: list[list[SegmentPlan]]  # the segments of each step; the last may have to be sealed first
 
     @property
     def last_hidden(self) -> int:
@@ -119,16 +124,18 @@ def make_plan(
 
 def after_sealing(log: Log, plan: Plan) -> Plan:
     """Return the same plan, now that the segment that was active is sealed, perhaps with further events."""
-    sealed = {part.first_position: part for part in log.sealed}
-    segments = [
-        segment
-        if isinstance(segment.part, SealedPart)
-        else plan_segment(
-            sealed[segment.part.first_position], segment.hidden, segment.emptied, segment.redacted
-        )
-        for segment in plan.segments
-    ]
-    return plan._replace(segments=segments, groups=_groups_of(log, segments))
+    *before, last = plan.segments
+    *groups, group = plan.groups
+    part = next(part for part in log.sealed if part.first_position == last.part.first_position)
+    lengths = column(part.entries()[last.events * ENTRY_BYTES :], "length")
+    sealed = last._replace(
+        part=part,
+        hidden=last.hidden and last.hidden + bytes(len(lengths)),
+        kept_events=last.kept_events + len(lengths),
+        kept_bytes=last.kept_bytes + sum(lengths),
+        work_bytes=last.work_bytes + sum(lengths) + ENTRY_BYTES * len(lengths),
+    )
+    return plan._replace(segments=[*before, sealed], groups=[*groups, [*group[:-1], sealed]])
 
 
 def find_unerased(part: Part, redacted: Redacted | None, position: int) -> tuple[int, ...]:
@@ -149,9 +156,9 @@ def plan_segment(
     part: Part, hidden: bytes, emptied: list[EmptyStream], redacted: tuple[int, ...] = ()
 ) -> SegmentPlan:
     """Return the plan of one segment, of which the flags may cover only the first entries."""
-    total, already = part.count, part.info.removed_events
-    lengths = column(entries_to(part, part.last_position), "length") if total else []
-    size = sum(lengths)
+    already = part.info.removed_events
+    lengths = column(entries_to(part, part.last_position), "length")
+    total, size = len(lengths), sum(lengths)
     work = size + ENTRY_BYTES * total
     if 1 not in hidden:
         return SegmentPlan(part, b"", redacted, [], total, size, work, already, 0)
@@ -172,10 +179,13 @@ def _groups_of(log: Log, segments: Sequence[SegmentPlan]) -> list[list[SegmentPl
 def make_groups(
     segments: Sequence[SegmentPlan], segment_bytes: int, segment_events: int
 ) -> list[list[SegmentPlan]]:
-    """Return what to write again: segments that lose something, and small neighbours, which become one."""
+    """Return what to write again: segments that lose something, and small neighbours, which become one.
+
+    An active segment is among them if it loses something, because then it is sealed.
+    """
     groups: list[list[SegmentPlan]] = []
     for segment in segments:
-        if isinstance(segment.part, SealedPart):
+        if isinstance(segment.part, SealedPart) or segment.changes:
             if groups and _may_join([*groups[-1], segment], segment_bytes, segment_events):
                 groups[-1].append(segment)
             else:

@@ -202,8 +202,13 @@ class Segment:
             offsets: of records, rising: neighbours are read together.
         """
         begins, size = category_head(category)
+        window, window_at = self.window(offsets[0], size)
         for at in range(0, len(offsets), RECORDS_AT_ONCE):
-            pieces = self.log_pieces([(offset, size, 0, 0) for offset in offsets[at : at + RECORDS_AT_ONCE]])
+            pieces = []
+            for offset in offsets[at : at + RECORDS_AT_ONCE]:
+                if not window_at <= offset <= window_at + len(window) - size:
+                    window, window_at = self.window(offset, size)
+                pieces.append(window[offset - window_at : offset - window_at + size])
             if not begins.fullmatch(b"".join(pieces)):
                 return False
         return True
@@ -463,6 +468,10 @@ class Segment:
         body_at = offset + FRAME_HEADER_BYTES
         window, window_at = self.window(body_at, header.length)
         return header, window[body_at - window_at : body_at - window_at + header.length]
+
+    def crc_in_frame(self, number: int) -> int:
+        """Return what the frame of an entry says is the CRC of all entries up to its own."""
+        return self._frame_of(number)[0].index_crc
 
     def _frame_of(self, number: int) -> tuple[FrameHeader, int, int]:
         """Return header and offset of the frame that holds an entry, and the number of its first entry."""
