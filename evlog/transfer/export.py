@@ -21,6 +21,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from evlog.errors import EvlogError, InvalidArgument, StoreAccessDenied, StoreFull, SystemCallFailed
+from evlog.files.disk.files import WriteBack
 from evlog.files.disk.opening import NO_ROOM
 from evlog.files.write.create import maybe_store_around
 from evlog.model.events import BatchedEvents, Event
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from evlog.model.events import Record
 
 _PIECE_EVENTS: Final = 64
-_BATCH_BYTES: Final = 64 << 20  # of data
+_BATCH_BYTES: Final = 8 << 20  # of data; a step that is written back at once
 _DATA: Final = itemgetter(7)
 _BATCH_EVENTS: Final = 2048  # with more, the processor's caches no longer hold them
 
@@ -156,10 +157,10 @@ def export(
     if fields is not None:
         make, read = _with_fields(path, old, fields, read)
     try:
-        with _temporary(path) as temporary:
+        with _temporary(path) as (temporary, fd):
             output = make(temporary, old, store_id)
             try:
-                count = _write_events(output, path, read, head, progress)
+                count = _write_events(output, fd, path, read, head, progress)
             except BaseException:
                 with suppress(Exception):  # the first error says what is wrong
                     output.close()
@@ -173,18 +174,24 @@ def export(
 
 def _write_events(
     output: Output,
+    fd: int,
     path: str,
     read: Callable[[int], Iterable[Event]],
     head: int | None,
     progress: Progress | None,
 ) -> int:
-    """Write the events after those that the output has already; return how many."""
-    begin = output.position
+    """Write the events after those that the output has already; return how many.
+
+    Args:
+        fd: of the output's file.
+    """
+    begin, write_back = output.position, WriteBack(fd)
     if begin:
         _check_same_log(path, begin, output.last_id, head, read)
     count = 0
     for batch in in_batches(read(begin), _BATCH_EVENTS):
         output.write(batch)
+        write_back.step(os.fstat(fd).st_size)
         count += len(batch)
         if progress is not None:
             progress(max(0, batch[-1][0] - begin), max(1, (head or 0) - begin))
@@ -192,8 +199,12 @@ def _write_events(
 
 
 @contextmanager
-def _temporary(path: str) -> Iterator[str]:
-    """Create a file beside the path, locked; at the end remove it, unless it has taken the path's name."""
+def _temporary(path: str) -> Iterator[tuple[str, int]]:
+    """Create a file beside the path, locked; at the end remove it, unless it has taken the path's name.
+
+    Yields:
+        Its path, and a descriptor of it.
+    """
     _remove_leftovers(path)
     while True:
         name = f"{path}.{os.urandom(4).hex()}.tmp"
@@ -202,7 +213,7 @@ def _temporary(path: str) -> Iterator[str]:
             with suppress(OSError):  # a file system without locks: then nothing is removed either
                 fcntl.flock(fd, fcntl.LOCK_EX)
             if os.path.lexists(name):  # else another export removed it before it was locked
-                yield name
+                yield name, fd
                 return
         finally:
             with suppress(FileNotFoundError):

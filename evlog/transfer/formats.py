@@ -8,7 +8,6 @@ import gzip
 import io
 import json
 import os
-import shutil
 import sqlite3
 import zlib
 from base64 import b64encode
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, Final
 
 from evlog.errors import ExtraNotInstalled, InvalidArgument
+from evlog.files.disk.files import STEP_BYTES, WriteBack
 from evlog.model.events import (
     BINARY_CODE,
     CONTENT_TYPES,
@@ -55,7 +55,7 @@ class Lines:
                 raise _foreign(old, str(error) or "it is cut off") from None
             if line:
                 self.position, self.last_id = _end_of(line, old)
-            shutil.copyfile(old, path)
+            _copy(old, path)
         self._file = _open(path, self._name, "ab")
 
     def write(self, events: Sequence[Record]) -> None:
@@ -69,6 +69,15 @@ class Lines:
     def close(self) -> None:
         """Complete the content."""
         self._file.close()
+
+
+def _copy(old: str, path: str) -> None:
+    """Copy the file that an export continues."""
+    with open(old, "rb") as source, open(path, "wb") as target:
+        write_back = WriteBack(target.fileno())
+        while piece := source.read(STEP_BYTES):
+            target.write(piece)
+            write_back.step(target.tell())
 
 
 def _open(path: str, name: str, mode: str) -> IO[bytes]:
@@ -152,7 +161,7 @@ class Csv:
     def __init__(self, path: str, old: str | None) -> None:
         self.position, self.last_id = (0, None) if old is None else _end_of_csv(old)
         if old is not None:
-            shutil.copyfile(old, path)
+            _copy(old, path)
         self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - `close` does it
         self._rows = csv.writer(self._file)
         if old is None or not os.path.getsize(path):
@@ -214,7 +223,7 @@ class Sqlite:
 
     def __init__(self, path: str, old: str | None) -> None:
         if old is not None:
-            shutil.copyfile(old, path)
+            _copy(old, path)
         self._path = path
         open(path, "ab").close()  # for its error, which says why the file cannot be made; SQLite's does not
         self._database = sqlite3.connect(path, isolation_level=None)

@@ -30,9 +30,11 @@ from evlog.errors import (
     StoreFull,
     SystemCallFailed,
 )
+from evlog.files.disk import files
 from evlog.model.events import CONTENT_TYPES
 from evlog.model.json_lines import InvalidLine, encode_lines
 from evlog.transfer import export as exports
+from evlog.transfer import formats
 from evlog.transfer.cloudevents import cloudevents_decoder
 from evlog.transfer.export import SUFFIXES, ExportResult, Output, export, in_batches
 from tests.support.helpers import small_store
@@ -310,6 +312,29 @@ def test_appending_continues_behind_the_last_position(
     else:
         assert rows_of(path) == rows_of(whole)
     assert sorted(os.listdir(memory_path)) == sorted(["store", path.name, whole.name])
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".sqlite"])
+@pytest.mark.parametrize("append", [False, True])
+def test_a_large_file_is_on_its_way_to_the_device_before_its_sync(
+    store: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, append: bool
+) -> None:
+    for _ in range(20):
+        store.append("large", [NewEvent("T", {"x": "y" * 10_000}) for _ in range(5)])
+    path = memory_path / f"out{suffix}"
+    if append:
+        run(store, path)
+        store.append("large", [NewEvent("T", {"x": "y" * 10_000}) for _ in range(5)])
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(files, "STEP_BYTES", 100_000)
+    monkeypatch.setattr(formats, "STEP_BYTES", 100_000)
+    monkeypatch.setattr(exports, "_BATCH_BYTES", 100_000)
+    monkeypatch.setattr(formats, "_CACHE_BYTES", 1 << 16)  # of SQLite, which writes what is not in it
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, at, length, how: asked.append((at, at + length)))
+    monkeypatch.setattr(os, "fsync", lambda _: asked.append((-1, -1)))
+    run(store, path, append=append)
+    assert max(asked[: asked.index((-1, -1))])[1] > os.path.getsize(path) - 300_000
+    assert max(end - at for at, end in asked) < 400_000
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

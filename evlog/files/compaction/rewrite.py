@@ -17,6 +17,7 @@ from operator import itemgetter
 from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError
+from evlog.files.disk.files import WriteBack
 from evlog.files.format import paths
 from evlog.files.format.entries import (
     ENTRY_BYTES,
@@ -431,6 +432,7 @@ class LogFile:
         self._disk = disk
         self._tag = output.info.tag
         self.file: WriteFile = disk.open(output.path("log"), create=True, truncate=True)
+        self._write_back = WriteBack(self.file.fd)
         self._unwritten = [encode_file_header(output.header(KIND_LOG))]
         self._written = 0
         self._raws = b""  # of the next frame
@@ -485,6 +487,7 @@ class LogFile:
     def _flush(self) -> None:
         self._disk.write_at(self.file, b"".join(self._unwritten), self._written)
         self._unwritten, self._written = [], self.end
+        self._write_back.step(self.end)
 
 
 def _move_entries(rows: bytes, raws: bytes, head: bytes, frame_offset: int) -> bytes:

@@ -214,6 +214,16 @@ def test_outcome_of_a_failed_write_is_unknown_whatever_failed(
         DISK.cut(file, 0)
 
 
+def test_a_large_copy_is_synced_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").write_bytes(bytes(1_000_500))
+    sizes: list[int] = []
+    monkeypatch.setattr("evlog.files.disk.files.STEP_BYTES", 300_000)
+    monkeypatch.setattr("evlog.files.disk.files._sync_data", lambda fd: sizes.append(os.fstat(fd).st_size))
+    DISK.copy_file(ReadFile(str(tmp_path / "source")), str(tmp_path / "copy"), 1_000_500)
+    assert sizes == [300_000, 600_000, 900_000, 1_000_500]
+    assert (tmp_path / "copy").read_bytes() == bytes(1_000_500)
+
+
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP])
 def test_file_system_that_cannot_sync_a_directory_is_tolerated(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
