@@ -31,14 +31,18 @@ def new_tag() -> int:
 
 
 def create_segment(store: str, store_id: bytes, info: SegmentInfo, disk: Disk) -> None:
-    """Make the files of an empty segment, durable, under names that no manifest mentions yet.
+    """Make the files of an empty segment, its log durable, under names that no manifest mentions yet.
 
     Raises:
         CorruptionError: the segment has events already.
     """
     check_newest(store, info.path(store, paths.LOG))
-    for suffix, kind in (("log", KIND_LOG), ("offsets", KIND_OFFSETS)):
-        disk.create_file(info.path(store, suffix), encode_file_header(info.header(kind, store_id)))
+    disk.create_file(info.path(store, "log"), encode_file_header(info.header(KIND_LOG, store_id)))
+    offsets = disk.open(info.path(store, "offsets"), create=True, truncate=True)
+    try:  # not synced: its entries will not be either, until it is sealed, and it can be derived from the log
+        disk.write_at(offsets, encode_file_header(info.header(KIND_OFFSETS, store_id)), 0)
+    finally:
+        disk.close(offsets)
     disk.sync_dir(paths.segments_path(store))  # before the manifest may name them
 
 

@@ -133,6 +133,32 @@ class FullAfterRoll(Disk):
         super().write_at(file, data, offset)
 
 
+class Syncing(Disk):
+    """Notes what is synced."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def sync(self, file: WriteFile) -> None:
+        self.names.append(os.path.basename(file.path))
+        super().sync(file)
+
+    def sync_dir(self, path: str) -> None:
+        self.names.append(os.path.basename(path))
+        super().sync_dir(path)
+
+
+def test_a_roll_syncs_only_what_a_power_loss_must_not_take(memory_path: Path) -> None:
+    disk = Syncing()
+    with small_store(memory_path / "store", disk=disk) as store:
+        fill(store, 8)
+        disk.names.clear()
+        store.append("s", [new()])
+    full, next_ = f"{1:020d}.0", f"{9:020d}.0"
+    roll = [f"{full}.log", f"{full}.offsets", f"{next_}.log", "segments", "manifest.json.tmp", "store"]
+    assert disk.names == [*roll, f"{next_}.log"]
+
+
 def test_time_never_decreases_behind_an_empty_segment(memory_path: Path, clock: Clock) -> None:
     noon = clock.us
     disk = FullAfterRoll()
