@@ -18,6 +18,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 from uuid import UUID
+from weakref import ref
 
 from evlog.errors import CorruptionError, EvlogError, SubscriptionBehind, SubscriptionBusy, Unsupported
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
@@ -121,7 +122,10 @@ class KeyedCheckpoint:
                 raise
         self._ended = threading.Event()
         self._renewal = threading.Thread(
-            target=self._renew, args=(self._ended,), name=f"evlog lease {self._name}", daemon=True
+            target=_keep_lease,
+            args=(ref(self), self._ended, self._lease_seconds / 4),
+            name=f"evlog lease {self._name}",
+            daemon=True,
         )
         without_signals(self._renewal.start)
 
@@ -281,16 +285,16 @@ class KeyedCheckpoint:
             raise SubscriptionBusy(self._name)
         self._document, self._revision = document, revision
 
-    def _renew(self, ended: threading.Event) -> None:
-        """Renew the lease until the run ends; again and again while the server cannot be reached."""
-        while not ended.wait(self._lease_seconds / 4):
-            with self._mutex:
-                try:
-                    self._write(self._document)
-                except SubscriptionBusy:
-                    return  # the run gets SubscriptionBusy when it saves
-                except EvlogError:
-                    pass  # tried again; if it fails until then, the lease ends
+    def renew(self) -> bool:
+        """Renew the lease; return False if another run has the name."""
+        with self._mutex:
+            try:
+                self._write(self._document)
+            except SubscriptionBusy:
+                return False  # the run gets SubscriptionBusy when it saves
+            except EvlogError:
+                pass  # tried again; if it fails until then, the lease ends
+        return True
 
     def _parse(self, record: Record) -> dict[str, Any]:
         try:
@@ -302,6 +306,15 @@ class KeyedCheckpoint:
     def _unreadable(self, error: Exception) -> CorruptionError:
         reason = f"the record of subscription {self._name!r} cannot be read ({error})"
         return CorruptionError(self._records.address, None, reason)
+
+
+def _keep_lease(run: ref[KeyedCheckpoint], ended: threading.Event, seconds: float) -> None:
+    """Renew the lease of a run until it ends, or a program has dropped it without `close`."""
+    while not ended.wait(seconds):
+        checkpoint = run()
+        if checkpoint is None or not checkpoint.renew():
+            return
+        del checkpoint  # not held while this waits
 
 
 def checkpoint_names(records: KeyValue) -> list[str]:

@@ -56,7 +56,7 @@ def test_a_run_that_renews_its_lease_keeps_the_name() -> None:
 def test_a_run_that_was_killed_frees_the_name_and_can_save_nothing_any_more() -> None:
     records = MemoryRecords()
     dead = KeyedCheckpoint(records, "n", -1.0)  # its lease has ended when it begins
-    dead._renew = lambda _: None  # type: ignore[assignment]
+    dead.renew = lambda: False  # type: ignore[assignment]
     dead.acquire()
     dead.create(FIRST)
     one = held(records)
@@ -79,7 +79,7 @@ def test_the_lease_of_a_clock_that_was_ahead_ends_with_its_run(
         patch.setattr(time, "time_ns", lambda: now_ns() + 10**18)
         one = KeyedCheckpoint(records, "n", 0.5)
         if not lives:
-            one._renew = lambda _: None  # type: ignore[assignment]
+            one.renew = lambda: False  # type: ignore[assignment]
         one.acquire()
     other = KeyedCheckpoint(records, "n", 5.0 if lives else 0.2)
     if lives:
@@ -92,6 +92,17 @@ def test_the_lease_of_a_clock_that_was_ahead_ends_with_its_run(
             one.create(FIRST)
         other.release()
     one.release()
+
+
+def test_a_run_that_its_program_has_dropped_does_not_keep_its_name() -> None:
+    records = MemoryRecords()
+    held(records, lease_seconds=0.4)
+    other = KeyedCheckpoint(records, "n", 0.4)
+    deadline = time.monotonic() + LONG_SECONDS
+    while other.is_running():
+        assert time.monotonic() < deadline
+    other.acquire()
+    other.release()
 
 
 def test_a_run_saves_after_a_renewal_that_was_stored_though_no_answer_came() -> None:
