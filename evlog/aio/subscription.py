@@ -53,6 +53,7 @@ class _Follower:
         self._begin = begin
         self._idle_seconds = idle_seconds
         self.run: Subscription | None = None  # set once, by the thread
+        self._upcast: Upcast | None = None  # what `take_upcast` has taken
         self.stopped = False  # set by any thread, never cleared
         # Written by the thread while the task waits for it, else by the task.
         self.taken: list[Event] = []  # by the last `take`
@@ -66,6 +67,12 @@ class _Follower:
         taken, next = self.taken, self.next
         return taken[next] if next < len(taken) else None
 
+    def give_back(self) -> None:
+        """Have an event that was not acknowledged delivered again; for the task."""
+        if self.handed is not None:
+            self.next -= 1  # before the next line: at each moment `undone` returns the event
+            self.handed = None
+
     def _begun(self) -> Subscription:
         run = self.run
         if run is None:
@@ -77,7 +84,12 @@ class _Follower:
         return run
 
     def take_upcast(self) -> Upcast | None:
-        return self._begun().take_upcast()
+        upcast = self._begun().take_upcast()
+        if upcast is not None:
+            if self.undone() is not None:  # in today's shape already, when `consume` would make it so
+                raise InvalidArgument("consume comes after events were taken", "begin another run for it")
+            self._upcast = upcast
+        return self._upcast
 
     def take(self) -> None:
         """Wait for an event; take it and others read with it. None at the end, or after `stop`."""
@@ -202,21 +214,25 @@ class AsyncSubscription:
     ) -> None:
         """Await the handler with every event, as `AsyncStore.consume`; returns soon after `stop`.
 
-        As `Subscription.consume`.
+        As `Subscription.consume`. In a store with upcasters no event of the run may have been taken before,
+        and the run is for further calls of this afterwards.
         """
         check_handling(handler, retries, retry_delay, on_failure)
         if on_failure == "park" and self.name is None:
             raise InvalidArgument("only a named subscription can park an event; give it a name")
         handler = upcasting(handler, await self._worker.submit(self._follower.take_upcast))
-        async for event in self:
-            failure = await self._attempt(handler, event, retries, retry_delay)
-            if failure is None:
-                continue
-            if failure.attempts < retries:  # stopped
-                return
-            if on_failure == "stop":
-                raise failure.error
-            await self.park(event, describe_error(failure.error), failure.attempts)
+        try:
+            async for event in self:
+                failure = await self._attempt(handler, event, retries, retry_delay)
+                if failure is None:
+                    continue
+                if failure.attempts < retries:  # stopped
+                    return
+                if on_failure == "stop":
+                    raise failure.error
+                await self.park(event, describe_error(failure.error), failure.attempts)
+        finally:
+            self._follower.give_back()
 
     async def _attempt(
         self, handler: Callable[[Event], object], event: Event, retries: int, delay_seconds: float | None

@@ -119,8 +119,14 @@ class Subscription:
 
     def take_upcast(self) -> Upcast | None:
         """Have events delivered as they are stored; return what turns them into today's shape."""
-        upcast, self._upcast = self._upcast, None
-        return upcast
+        return self._deliver_in_shape_of(None)
+
+    def _deliver_in_shape_of(self, upcast: Upcast | None) -> Upcast | None:
+        """Have the next events turned into a shape by `upcast`; return what did so before."""
+        before, self._upcast = self._upcast, upcast
+        if before is not upcast:
+            self._exclusively(self._leave_piece)  # its events are in the former shape
+        return before
 
     # --- taking events
 
@@ -307,7 +313,7 @@ class Subscription:
         """Call the handler with every event, as `EventStore.consume`; returns soon after `stop`.
 
         The event that is being handled then is handled to its end. If its handler has failed, it is not tried
-        again and not acknowledged: the next run begins with it.
+        again. An event whose handler failed last is not acknowledged: the next call or run begins with it.
 
         Raises:
             As `EventStore.consume`.
@@ -315,8 +321,27 @@ class Subscription:
         check_handling(handler, retries, retry_delay, on_failure, in_transaction=in_transaction)
         if on_failure == "park" and self._checkpoint is None:
             raise InvalidArgument("only a named subscription can park an event; give it a name")
-        handler = upcasting(handler, self.take_upcast())
+        upcast = self._deliver_in_shape_of(None)
+        try:
+            self._consume(upcasting(handler, upcast), retries, retry_delay, on_failure, in_transaction)
+        finally:
+            self._exclusively(self._give_back)
+            self._deliver_in_shape_of(upcast)
 
+    def _give_back(self) -> None:
+        """Have an event that was not acknowledged delivered again."""
+        if self._handed is not None:
+            self._handed = None
+            self._leave_piece()
+
+    def _consume(
+        self,
+        handler: Callable[..., object],
+        retries: int,
+        delay_seconds: float | None,
+        on_failure: OnFailure,
+        in_transaction: bool,
+    ) -> None:
         def handle(event: Event) -> None:
             with self.transaction() as connection:
                 call(handler, event, connection)
@@ -324,14 +349,9 @@ class Subscription:
         if in_transaction:
             with self.transaction():
                 pass  # refused at once where there is none, and not as a failure of the first event
+        tried = handle if in_transaction else handler
         for event in self:
-            failure = attempt(
-                handle if in_transaction else handler,
-                event,
-                retries,
-                delay_seconds=retry_delay,
-                rest=self.rest,
-            )
+            failure = attempt(tried, event, retries, delay_seconds=delay_seconds, rest=self.rest)
             if failure is None:
                 continue
             if failure.attempts < retries:  # stopped

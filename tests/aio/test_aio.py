@@ -664,6 +664,32 @@ def test_consuming_ends_when_its_run_is_stopped(path: str, how: str, while_it: s
     run(body())
 
 
+def test_consuming_calls_upcasters_once_for_each_event(path: str) -> None:
+    upcasters = evlog.Upcasters()
+    upcasters.register("T", lambda data, _event: data + 100)
+    seen: list[int] = []
+
+    def handle(event: evlog.Event) -> None:
+        seen.append(event.json())
+        if event.position == 2 and len(seen) == 2:
+            raise ValueError(event)
+
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none", upcasters=upcasters) as store:
+            await store.append("a", [NewEvent("T", number) for number in range(3)])
+            async with store.subscribe("mail", follow=False) as events:
+                with pytest.raises(ValueError, match="position="):
+                    await events.consume(handle, retries=1)
+                await events.consume(handle)
+                assert seen == [100, 101, 101, 102]
+            async with store.subscribe(follow=False) as events:
+                assert (await anext(events)).json() == 100
+                with pytest.raises(InvalidArgument, match="begin another run"):
+                    await events.consume(handle)
+
+    run(body())
+
+
 def test_a_store_that_is_closed_loses_no_event_that_was_taken_ahead(path: str) -> None:
     seen = []
 

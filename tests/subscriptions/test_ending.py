@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import evlog
-from evlog import Event, EventFilter, EventStore
+from evlog import Event, EventFilter, EventStore, NewEvent
 from evlog.errors import InvalidArgument, StoreClosed, StoreFull, SubscriptionAhead, SubscriptionBusy
 from evlog.files.disk.files import ReadFile
 from evlog.subscriptions.retry import MAX_ERROR_CHARACTERS, describe_error
@@ -112,6 +112,30 @@ def test_consuming_ends_when_its_run_is_stopped(store: EventStore, how: str, whi
     undone = while_it == "pauses" or (while_it, how) == ("handles", "store")
     with evlog.open(store.path) as again:
         assert again.subscription("mail").position == (2 if undone else 3)
+
+
+def test_what_consuming_leaves_comes_again_in_the_same_run_in_todays_shape(
+    memory_path: Path,
+) -> None:
+    upcasters = evlog.Upcasters()
+    upcasters.register("T", lambda data, _event: data + 100)
+    with evlog.open(memory_path / "store", create=True, upcasters=upcasters) as store:
+        store.append("a", [NewEvent("T", number) for number in range(6)])
+        seen: list[int] = []
+
+        def handle(event: Event) -> None:
+            seen.append(event.json())
+            if seen.count(event.json()) == 1 and event.position in (3, 5):
+                raise ValueError(event)
+
+        with store.subscribe("mail", follow=False) as run:
+            assert next(run).json() == 100
+            for _ in range(2):
+                with pytest.raises(ValueError, match="position="):
+                    run.consume(handle, retries=1)
+            assert seen == [101, 102, 102, 103, 104]
+            assert run.position == 4
+            assert [event.json() for event in run] == [104, 105]
 
 
 def test_a_run_without_a_name_is_consumed_and_cannot_park(store: EventStore) -> None:
