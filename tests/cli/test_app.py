@@ -148,7 +148,7 @@ def test_every_exit_code_of_the_contract_has_a_class() -> None:
         ),
         (OSError(5, "Input/output error", "there"), "Input/output error: there; check it and try again"),
         (RecursionError("deep"), "failed unexpectedly (RecursionError"),
-        (MemoryError(), "failed unexpectedly (MemoryError"),
+        (MemoryError(), "out of memory; raise the limit"),
     ],
 )
 def test_what_nobody_foresaw_is_one_line_too(

@@ -205,6 +205,8 @@ def report(error: Exception) -> None:
         attributes = error.attributes()
     elif isinstance(error, OSError):
         message = f"{_reason(error)}{f': {error.filename}' if error.filename else ''}; check it and try again"
+    elif isinstance(error, MemoryError):
+        message = "out of memory; raise the limit of the process, or ask for fewer events at once"
     else:
         message = f"failed unexpectedly ({type(error).__name__}: {error}); please report this as a bug"
     if errors_as_json():

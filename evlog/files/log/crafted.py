@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     Function = TypeVar("Function", bound=Callable[..., Any])
     Item = TypeVar("Item")
 
-SENSELESS: Final = (*NOT_RECORDS, struct.error, MemoryError, FormatFault, NewerFormat, AssertionError)
+# No MemoryError: what is allocated has a bound, whatever lengths are in a file, so the process lacks memory.
+SENSELESS: Final = (*NOT_RECORDS, struct.error, FormatFault, NewerFormat, AssertionError)
 
 
 def senseless(error: BaseException, path: str) -> EvlogError:

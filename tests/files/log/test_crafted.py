@@ -1,4 +1,4 @@
-"""What a caller's own function raises is no damage of the store."""
+"""What a caller's own function raises, and a lack of memory, is no damage of the store."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 import evlog
 from evlog import EventStore, NewEvent
+from evlog.files.disk.files import ReadFile
 
 _CALLS: dict[str, Callable[[EventStore, Path, Any], object]] = {
     "compact": lambda store, _, progress: store.compact(progress=progress),
@@ -35,3 +36,27 @@ def test_what_progress_raises_comes_out_as_it_is(tmp_path: Path, name: str, erro
         assert raised.value is error
         _CALLS[name](store, tmp_path / "again", lambda _done, _total: None)
         assert store.verify().ok
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
+    def fail(*_arguments: object) -> NoReturn:
+        raise MemoryError
+
+    path = tmp_path / "store"
+    with evlog.open(path, create=True, segment_events=100) as store:
+        store.append_many([("a", [NewEvent("T", number) for number in range(250)])])
+    uses: list[Callable[[EventStore], object]] = [
+        lambda store: store.head,
+        lambda store: list(store.read("a")),
+        lambda store: list(store.read_all(reverse=True)),
+        lambda store: store.append("a", [NewEvent("T")]),
+    ]
+    for use in uses:
+        with evlog.open(path) as store:
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(ReadFile, "read", fail)
+                patched.setattr(ReadFile, "read_array", fail)
+                with pytest.raises(MemoryError):
+                    use(store)
+            use(store)
+    assert evlog.verify_store(path).ok
