@@ -25,7 +25,7 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.files.compaction import rewrite
-from evlog.files.compaction.plan import plan_segment
+from evlog.files.compaction.plan import Plan, make_plan, plan_segment
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk
 from evlog.files.disk.processes import Call, Workers
@@ -35,6 +35,7 @@ from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.parts import open_sealed
 from evlog.files.log.sealed_segment import SealedSegment
+from evlog.files.write.writer import Writer
 from evlog.model.appends import AppendRequest
 from tests.support.forge import replace_info
 from tests.support.helpers import (
@@ -583,6 +584,30 @@ def test_a_writer_beside_a_compaction_does_not_index_what_it_sealed(store: Event
         running.close()
         other.append("looked for", [new()])
         assert missing.exists()
+
+
+@pytest.mark.parametrize("seals", [True, False], ids=["sealed", "sealed after the second plan"])
+def test_a_log_that_changed_between_plan_and_seal_is_planned_again(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, seals: bool
+) -> None:
+    fill(store, 30)
+    store.set_retention(category="s", max_count=1)
+    crcs = iter([1, 2])  # as after a cut of the last events by another process
+    monkeypatch.setattr("evlog.files.compaction.compact.entries_crc", lambda log, position: next(crcs, 3))
+    seal, calls = Writer.seal, iter([seals])
+    monkeypatch.setattr(Writer, "seal", lambda writer: seal(writer) if next(calls, True) else None)
+    plans: list[bool] = []
+
+    def planned(*arguments: Any, **options: Any) -> Plan:
+        plan = make_plan(*arguments, **options)
+        plans.append(plan.seals)
+        return plan
+
+    monkeypatch.setattr("evlog.files.compaction.compact.make_plan", planned)
+    assert store.compact().events_removed == 27
+    assert plans == [True, not seals]
+    assert numbers(store.read_all()) == list(range(27, 30))
+    assert store.verify().ok
 
 
 def test_one_compaction_at_a_time(store: EventStore) -> None:
