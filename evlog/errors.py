@@ -453,14 +453,20 @@ class ShardsApart(EvlogError):
 
 
 class LockTimeout(EvlogError):
-    """Another writer held the store's lock for longer than this writer could wait."""
+    """Another writer held the store's lock for longer than this writer could wait.
+
+    Attributes:
+        timeout_seconds: None: a server's own `lock_timeout`.
+    """
 
     exit_code = EXIT_BUSY
 
-    def __init__(self, path: str, timeout_seconds: float) -> None:
+    def __init__(self, path: str, timeout_seconds: float | None) -> None:
+        waited = (
+            "longer than its server's lock_timeout" if timeout_seconds is None else f"{timeout_seconds:g} s"
+        )
         super().__init__(
-            f"{path} was locked by another writer for {timeout_seconds:g} s",
-            "try again, or increase lock_timeout",
+            f"{path} was locked by another writer for {waited}", "try again, or increase lock_timeout"
         )
         self.path = path
         self.timeout_seconds = timeout_seconds
@@ -752,6 +758,23 @@ class EngineError(EvlogError):
         super().__init__(f"the server at {address} failed ({reason})", "see its log")
         self.address = address
         self.reason = reason
+
+
+# Errors of the server or the connection. They say nothing about an append that was sent before.
+SERVER_ERRORS = (
+    StoreUnreachable,
+    StoreAccessDenied,
+    StoreNotFound,
+    StoreThrottled,
+    StoreFull,
+    LockTimeout,
+    EngineError,
+)
+
+
+def unknown_after(error: EvlogError, address: str) -> AppendUnknown:
+    """Return the error of an append that may have been made, when this one ended its retries."""
+    return AppendUnknown(address, getattr(error, "reason", error.problem))
 
 
 def _cut(text: str) -> str:

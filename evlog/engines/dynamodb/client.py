@@ -3,6 +3,8 @@
 1. Credentials come from AWS's own chain (environment, profile, SSO, role), never from the URL.
 2. Every read is strongly consistent, but those of an index, which cannot be.
 3. A forked child makes a client of its own: connections of the parent's pool stay with the parent.
+4. botocore sends a call again and returns the last answer. If that is a refusal, an earlier attempt that was
+   not answered may have been done all the same. `is_lost` says whether there was one.
 """
 
 from __future__ import annotations
@@ -66,6 +68,8 @@ _THROTTLED: Final = frozenset(
 # The descriptions of services, parsed once: with them a second client is made in a fifth of the time.
 _models: Final = create_loader()
 _CONTENDED: Final = frozenset({"TransactionConflictException", "TransactionInProgressException"})
+_REASONS: Final = frozenset({"None", "ConditionalCheckFailed", "TransactionConflict"})  # other writers'
+_NOT_SENT: Final = (exceptions.EndpointConnectionError, exceptions.ConnectTimeoutError)
 
 
 class Refused(Exception):
@@ -128,12 +132,23 @@ class Client:
         self._mutex = threading.Lock()  # guards the two below
         self._client: Any = None
         self._closed = False
+        self._attempts = threading.local()  # of each thread's last transaction
         register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
         """Begin without connections in a forked child."""
         self._mutex = threading.Lock()
         self._client = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether an attempt of this thread's last transaction was not answered: it may have been done."""
+        return getattr(self._attempts, "is_lost", False)
+
+    def _note_attempt(self, response: Any = None, caught_exception: Any = None, **_: Any) -> None:
+        is_error = response is not None and response[0].status_code >= 500
+        if is_error or not (caught_exception is None or isinstance(caught_exception, _NOT_SENT)):
+            self._attempts.is_lost = True
 
     def close(self) -> None:
         """Close the connections; later calls raise StoreClosed."""
@@ -188,11 +203,13 @@ class Client:
         try:
             session = botocore.session.Session(profile=self.address.profile)
             session.register_component("data_loader", _models)
-            return session.create_client(
+            client = session.create_client(
                 "dynamodb", region_name=self.address.region, endpoint_url=self.address.endpoint, config=config
             )
         except exceptions.BotoCoreError as error:
             raise translate_local(error, self.address) from error
+        client.meta.events.register("needs-retry.dynamodb.TransactWriteItems", self._note_attempt)
+        return client
 
     def _translate(self, error: Any) -> Exception:
         """Return evlog's error for one of the service's."""
@@ -203,7 +220,7 @@ class Client:
             reasons = [reason.get("Code", "None") for reason in error.response.get("CancellationReasons", ())]
             if _THROTTLED.intersection(reasons) or "ThrottlingError" in reasons:
                 return StoreThrottled(where, text)
-            return Refused(reasons)
+            return EngineError(where, text) if set(reasons) - _REASONS else Refused(reasons)
         if code == "ConditionalCheckFailedException" or code in _CONTENDED:
             return Refused()
         if code == "ResourceNotFoundException":
@@ -298,6 +315,7 @@ class Client:
             {kind: {"TableName": self.address.table, **action} for kind, action in each.items()}
             for each in actions
         ]
+        self._attempts.is_lost = False
         self._batch("transact_write_items", TransactItems=named)
 
     def put(

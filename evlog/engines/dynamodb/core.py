@@ -8,9 +8,11 @@
 3. A writer that has collided twice takes a lease, which is in that item, too, and expires. So a writer that
    remembers the item from before is refused, reads it, and waits. The change ends the lease. After its turn a
    writer waits for half as long as it has waited before, so that each has one. The lease only saves work:
-   rule 1 holds without it, so clocks that differ do no harm.
+   rule 1 holds without it. A waiting writer also ends a lease that it has seen for as long as a lease lasts,
+   so clocks that differ do no harm.
 4. A transaction that is not answered is sent again by botocore with the same token, which the service knows
-   for ten minutes. When there is no answer even so, the next try looks for the ids of the first.
+   for ten minutes. When that gives no result, the next try looks for the ids of the first. An error that ends
+   the change before such a look is `AppendUnknown`.
 """
 
 from __future__ import annotations
@@ -37,12 +39,14 @@ from evlog.engines.dynamodb.items import (
     version_key,
 )
 from evlog.errors import (
-    AppendUnknown,
+    SERVER_ERRORS,
     EvlogError,
     LockTimeout,
     StoreNotFound,
     StoreReplaced,
+    StoreThrottled,
     StoreUnreachable,
+    unknown_after,
 )
 from evlog.model.history import Standing, refusal
 from evlog.model.redaction import Redacted, Redaction, maybe_decode_redaction
@@ -73,7 +77,6 @@ class Moment:
     Attributes:
         is_fresh: the log was read for this very try; else it is what the last append has left.
         is_unsure: an earlier try may have been done: look for its ids.
-        is_sent: a transaction was sent that may have been done.
     """
 
     def __init__(
@@ -90,7 +93,6 @@ class Moment:
         self._heads = heads
         self.is_fresh = is_fresh
         self.is_unsure = is_unsure
-        self.is_sent = False
 
     def heads(self, streams: Iterable[str]) -> dict[str, Head]:
         """Return the given streams as they are."""
@@ -204,27 +206,31 @@ class Core:
                 time.sleep(max(0.0, self._due - time.monotonic()))
             if self._turns or not is_quick:
                 moment = None
-            deadline, is_unsure = time.monotonic() + _RETRY_SECONDS, False
+            deadline = time.monotonic() + _RETRY_SECONDS
             while True:
                 try:
                     if moment is None:
                         state = turn.state(is_contended=self._turns > 0)
-                        moment = Moment(self.client, state, {}, is_fresh=True, is_unsure=is_unsure)
+                        moment = Moment(self.client, state, {}, is_fresh=True, is_unsure=turn.is_unsure)
                     change = self._plan(plan, moment, by_mirror=by_mirror)
                     if change is not None:
-                        self._last = self._do(moment, change)
+                        self._last = self._do(moment, change, turn)
                         is_done = change.actions is not None
                         return change.result
                 except Refused:
                     turn.lose()
-                except StoreUnreachable as error:
-                    is_unsure = is_unsure or (moment is not None and moment.is_sent)
-                    if time.monotonic() >= deadline:
-                        raise (
-                            AppendUnknown(self.address.text, error.reason) if is_unsure else error
-                        ) from None
+                except (StoreUnreachable, StoreThrottled) as error:
+                    is_throttled = isinstance(
+                        error, StoreThrottled
+                    )  # botocore has waited between its attempts
+                    if (is_throttled and not turn.is_unsure) or time.monotonic() >= deadline:
+                        raise
                     time.sleep(_PAUSE_SECONDS)
                 moment = None
+        except SERVER_ERRORS as error:
+            if not turn.is_unsure:
+                raise
+            raise unknown_after(error, self.address.text) from None
         finally:
             self._turns = _TURNS if turn.has_waited else max(0, self._turns - 1)
             turn.end(is_done=is_done)
@@ -245,7 +251,7 @@ class Core:
                 raise
             return None
 
-    def _do(self, moment: Moment, change: Change) -> Moment:
+    def _do(self, moment: Moment, change: Change, turn: _Turn) -> Moment:
         """Send the transaction, and return what is known after it. Raises Refused."""
         if change.actions is None:
             return moment
@@ -257,13 +263,20 @@ class Core:
             "ExpressionAttributeValues": {":r": {"N": str(before.revision)}},
         }
         heads = [{"Put": {"Item": encode_head(stream, head)}} for stream, head in change.heads.items()]
-        moment.is_sent = True
-        self.client.transact([{"Put": log}, *heads, *change.actions])
+        try:
+            self.client.transact([{"Put": log}, *heads, *change.actions])
+        finally:
+            turn.is_unsure = turn.is_unsure or self.client.is_lost
         return moment.after(state, change.heads)
 
 
 class _Turn:
-    """A writer among others: its tries, and the lease once it has lost two."""
+    """A writer among others: its tries, and the lease once it has lost two.
+
+    Attributes:
+        is_unsure: a try was sent and not answered: it may have been done.
+        has_waited: other writers were in the way.
+    """
 
     def __init__(self, core: Core, timeout_seconds: float | None) -> None:
         self._core = core
@@ -272,6 +285,7 @@ class _Turn:
         self._owner = uuid4().hex
         self._is_holder = False
         self._lost = 0
+        self.is_unsure = False
         self.has_waited = False
         self.waited_seconds = 0.0
 
@@ -297,12 +311,16 @@ class _Turn:
         """
         takes, begun = is_contended or self._lost >= _TRIES, time.monotonic()
         self.has_waited |= self._lost >= _TRIES
+        seen_us, seen = 0, begun  # when the present lease ends, and since when this writer sees it
         while True:
             state = self._core.state()  # a write would collide with the holder's
-            if not state.owner or state.until_us < time.time_ns() // 1000:
+            if state.until_us != seen_us:
+                seen_us, seen = state.until_us, time.monotonic()
+            is_over = time.monotonic() - seen > _LEASE_US / 1_000_000
+            if not state.owner or is_over or state.until_us < time.time_ns() // 1000:
                 if not takes:
                     return state
-                leased = self._maybe_take()
+                leased = self._maybe_take(seen_us if is_over else 0)
                 if leased is not None:
                     self.waited_seconds += time.monotonic() - begun
                     return leased
@@ -311,8 +329,11 @@ class _Turn:
             time.sleep(random.uniform(0.5, 1.5) * _LEASE_PAUSE_SECONDS)  # noqa: S311 - no secret
             takes = self.has_waited = True
 
-    def _maybe_take(self) -> LogState | None:
-        """Take the lease, and return the log's state with it; None if another writer has it."""
+    def _maybe_take(self, over_us: int) -> LogState | None:
+        """Take the lease, and return the log's state with it; None if another writer has it.
+
+        A lease that ends at `over_us` is over, whatever the time is.
+        """
         now_us = time.time_ns() // 1000
         values = {
             ":me": {"S": self._owner},
@@ -320,10 +341,13 @@ class _Turn:
             ":one": {"N": "1"},
             ":now": {"N": str(now_us)},
             ":until": {"N": str(now_us + _LEASE_US)},
+            ":over": {"N": str(over_us)},
         }
         change = "SET #o = :me, until_us = :until ADD revision :one"
         try:
-            leased = self._core.update(change, "#o IN (:none, :me) OR until_us < :now", values)
+            leased = self._core.update(
+                change, "#o IN (:none, :me) OR until_us < :now OR until_us = :over", values
+            )
         except Refused:
             return None
         self._is_holder = True

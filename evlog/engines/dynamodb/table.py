@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _CREATE_SECONDS: Final = 120.0
 _KEYS: Final = [("PK", "HASH"), ("SK", "RANGE")]
 _INDEX_KEYS: Final = [("log", "HASH"), ("position", "RANGE")]
+_TYPES: Final = {"PK": "S", "SK": "S", "log": "S", "position": "N"}
 
 
 def open_table(client: Client, *, create: bool) -> tuple[str, bool]:
@@ -45,8 +46,9 @@ def open_table(client: Client, *, create: bool) -> tuple[str, bool]:
         state = LogState(str(uuid4()))
         try:
             client.put(encode_log(state), "attribute_not_exists(PK)")
-        except Refused:
-            return open_table(client, create=False)[0], False
+        except Refused:  # by another process's item, or by this one's, if a first answer was lost
+            there = open_table(client, create=False)[0]
+            return there, there == state.store_id
         return state.store_id, True
     found = int(item["format"]["N"])
     if found > FORMAT:
@@ -56,13 +58,12 @@ def open_table(client: Client, *, create: bool) -> tuple[str, bool]:
 
 def _create(client: Client) -> None:
     """Create the table, and wait until it and its index can be used; another process may be faster."""
-    types = {"PK": "S", "SK": "S", "log": "S", "position": "N"}
     try:
         client.call(
             "create_table",
             BillingMode="PAY_PER_REQUEST",
             AttributeDefinitions=[
-                {"AttributeName": name, "AttributeType": type} for name, type in types.items()
+                {"AttributeName": name, "AttributeType": type} for name, type in _TYPES.items()
             ],
             KeySchema=_schema(_KEYS),
             GlobalSecondaryIndexes=[
@@ -93,17 +94,24 @@ def _describe(client: Client) -> Any:
 
 def _is_ready(client: Client) -> bool:
     table = _describe(client)
-    states = [table["TableStatus"], *(index["IndexStatus"] for index in table["GlobalSecondaryIndexes"])]
+    states = [table["TableStatus"], *(index["IndexStatus"] for index in _indexes(table).values())]
     return set(states) == {"ACTIVE"}
 
 
 def _check_keys(client: Client) -> None:
     table = _describe(client)
-    indexes = {index["IndexName"]: index["KeySchema"] for index in table.get("GlobalSecondaryIndexes", ())}
-    if table["KeySchema"] != _schema(_KEYS) or indexes.get(INDEX) != _schema(_INDEX_KEYS):
+    types = {each["AttributeName"]: each["AttributeType"] for each in table["AttributeDefinitions"]}
+    index = _indexes(table).get(INDEX, {"KeySchema": None})
+    if (table["KeySchema"], index["KeySchema"]) != (_schema(_KEYS), _schema(_INDEX_KEYS)):
+        raise _unsuitable(client)
+    if _TYPES.items() - types.items() or index["Projection"]["ProjectionType"] != "ALL":
         raise _unsuitable(client)
 
 
+def _indexes(table: Any) -> dict[str, Any]:
+    return {index["IndexName"]: index for index in table.get("GlobalSecondaryIndexes", ())}
+
+
 def _unsuitable(client: Client) -> ServerUnsuitable:
-    reason = "the table has other keys than evlog's"
+    reason = f"the table or its index {INDEX} has other keys than evlog's, or the index not all attributes"
     return ServerUnsuitable(client.address.text, reason, "name a table that does not exist yet")

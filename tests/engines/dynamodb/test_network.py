@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import ConnectionClosedError
 
 import evlog
 from evlog import EventStore
+from evlog.engines.dynamodb.engine import DynamodbEngine
 from evlog.testing.base import LONG_SECONDS, new, numbers
 from tests.support.late_index import LateIndex, late_index
 from tests.support.ministack import Ministack
@@ -90,6 +95,130 @@ def test_a_service_that_stays_away_leaves_the_outcome_unknown(
     with pytest.raises(evlog.StoreUnreachable):
         store.append("a", [new(1)])  # what it remembered is gone: the first call only reads
     store.close()
+
+
+DONE, LOST = "done and not answered", "neither done nor answered"
+IN_PROGRESS, THROTTLED, DENIED = (
+    "TransactionInProgressException",
+    "ThrottlingException",
+    "AccessDeniedException",
+)
+
+
+@contextmanager
+def answering(store: EventStore, *answers: str, all_calls: str = "") -> Iterator[list[str]]:
+    """Give the attempts of transactions these answers: lost ones, or refusals of the service; then its own.
+
+    Args:
+        all_calls: once these were given, the answer to every other call, too.
+    """
+    assert isinstance(store.engine, DynamodbEngine)
+    session = store.engine._client._opened()._endpoint.http_session
+    send, left = session.send, list(answers)
+
+    def scripted(request: Any) -> Any:
+        is_transaction = b"TransactWriteItems" in request.headers["X-Amz-Target"]
+        if left and is_transaction:
+            answer = left.pop(0)
+        elif left or not all_calls:
+            return send(request)
+        else:
+            answer = all_calls
+        if answer == DONE:
+            send(request)
+        if answer in (DONE, LOST):
+            raise ConnectionClosedError(endpoint_url=request.url)
+        response = AWSResponse(request.url, 400, {"Content-Type": "application/x-amz-json-1.0"}, None)
+        response._content = json.dumps({"__type": f"x#{answer}", "message": "no"} | REASONS).encode()
+        return response
+
+    session.send = scripted
+    try:
+        yield left
+    finally:
+        session.send = send
+
+
+REASONS = {"CancellationReasons": [{"Code": "None"}, {"Code": "ValidationError", "Message": "no"}]}
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [DONE, IN_PROGRESS, IN_PROGRESS, IN_PROGRESS],
+        [DONE, THROTTLED, THROTTLED, THROTTLED],
+        [LOST, THROTTLED, THROTTLED, THROTTLED],
+        [LOST, IN_PROGRESS, IN_PROGRESS, IN_PROGRESS],
+        [THROTTLED, DONE],
+        [DONE, LOST, LOST, LOST],
+    ],
+    ids=" ".join,
+)
+def test_an_attempt_that_was_not_answered_counts_after_a_refusal_of_the_next_one(
+    dynamodb_url: Callable[[], str], no_pauses: None, answers: list[str], is_given: bool
+) -> None:
+    with evlog.open(dynamodb_url(), create=True, lock_timeout=LONG_SECONDS) as store:
+        store.append("a", [new(0)])
+        with answering(store, *answers) as left:
+            result = store.append("a", [new(1, id=UUID(int=1) if is_given else None)], 1)
+            assert not left
+        assert (result.first_version, result.first_position) == (2, 2)
+        assert numbers(store.read("a")) == [0, 1]
+        assert store.verify().ok
+
+
+@pytest.mark.parametrize("answer", [THROTTLED, DENIED, "ResourceNotFoundException", "SomethingNew"])
+@pytest.mark.parametrize("first", [DONE, LOST])
+def test_an_error_after_an_attempt_that_was_not_answered_leaves_the_outcome_unknown(
+    dynamodb_url: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+    no_pauses: None,
+    first: str,
+    answer: str,
+) -> None:
+    monkeypatch.setattr("evlog.engines.dynamodb.core._RETRY_SECONDS", 0.3)
+    with evlog.open(dynamodb_url(), create=True) as store:
+        store.append("a", [new(0)])
+        with answering(store, first, all_calls=answer), pytest.raises(evlog.AppendUnknown) as unknown:
+            store.append("a", [new(1)], 1)
+        assert unknown.value.exit_code == 12
+        assert "\n" not in str(unknown.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (THROTTLED, evlog.StoreThrottled),
+        (DENIED, evlog.StoreAccessDenied),
+        ("TransactionCanceledException", evlog.EngineError),  # for a reason that no other try removes
+    ],
+)
+def test_an_append_of_which_every_attempt_was_refused_is_not_done(
+    dynamodb_url: Callable[[], str], no_pauses: None, answer: str, error: type[evlog.EvlogError]
+) -> None:
+    with evlog.open(dynamodb_url(), create=True) as store:
+        store.append("a", [new(0)])
+        with answering(store, *[answer] * 4), pytest.raises(error):
+            store.append("a", [new(1)], 1)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have botocore try again at once."""
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+
+
+def test_a_store_whose_creation_was_not_answered_was_created(
+    dynamodb_server: Ministack, dynamodb_url: Callable[[], str]
+) -> None:
+    with proxying(dynamodb_server.port) as proxy:
+        for passing in range(5):
+            url = dynamodb_url().replace(str(dynamodb_server.port), str(proxy.port))
+            proxy.cut(ANSWER, passing)
+            with evlog.open(url, create=True) as store:
+                assert store.engine.created
+            proxy.cut("nothing")
 
 
 @pytest.fixture
