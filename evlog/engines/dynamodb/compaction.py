@@ -148,9 +148,10 @@ def remove_events(moment: Moment, events: Sequence[Event]) -> Change:
 
 def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord]) -> None:
     """Remove from a mirror what its source has removed, and erase what is redacted."""
-    from evlog.engines.dynamodb.history import check_mirror
+    from evlog.engines.dynamodb.history import check_mirror, discard_staged
 
     check_mirror(core, core.state(), source_id)
+    discard_staged(core)  # of a mirror that was killed or suspended: it counts what was there before
     erase(core)  # first: the tags of a redacted event are known only from the event
     for at in range(0, len(removed), _STEP_OF_STREAMS):
         keys = [event_key(each.stream, each.version) for each in removed[at : at + _STEP_OF_STREAMS]]

@@ -3,16 +3,21 @@
 A piece may be longer than a transaction. Its items are put beyond the end of the log, where no reader looks,
 and one transaction then moves the end. A mirror takes no other appends meanwhile.
 
-1. Before, the keys of these items are noted, and that a piece is being written. If the process is killed, the
-   next piece, or the change that ends the mirror, deletes these items first.
+1. First the log's item says which run writes a piece. The keys of the piece's items are noted before they are
+   put. If the process is killed, the next piece, or the change that ends the mirror, deletes these items.
 2. The head of a stream keeps what it was until the end of the log has reached the piece's.
-3. Heads are written on the condition that this piece is still the one being written. So a mirror that was
-   suspended does not put back the heads of another one, which went on meanwhile. Both write the same events.
+3. Another mirror may go on while this one is suspended: its lease has ended. So every transaction has the
+   condition that this run still writes the piece, and a run that deletes what another one has left writes its
+   own name first. A BatchWriteItem would be cheaper, but has no conditions: a process that wakes would write
+   over later events.
 """
 
 from __future__ import annotations
 
+import random
+import time
 from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
 import msgpack
 
@@ -37,6 +42,7 @@ from evlog.model.history import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
 
     from evlog.engines.dynamodb.client import Item
     from evlog.engines.dynamodb.core import Core, Moment
@@ -44,11 +50,14 @@ if TYPE_CHECKING:
     from evlog.model.history import HistoryPiece
 
 _NOTED: Final = 500  # keys in one item
+_MAX_BYTES: Final = 3_500_000  # of a transaction; the service takes 4 MiB
+_ITEM_OVERHEAD: Final = 300  # names and numbers
+_PAUSE_SECONDS: Final = 0.05
 
 
 def change_standing(core: Core, before: Standing, after: Standing, head: int | None) -> bool:
     """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
-    _discard_staged(core)
+    discard_staged(core)
 
     def plan(moment: Moment) -> Change:
         state = moment.state
@@ -77,9 +86,10 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
         MirrorConflict: the store is not a mirror of the source, or does not end where the piece begins.
     """
     _check(core, core.state(), piece)
-    _discard_staged(core)
+    discard_staged(core)
     before = core.state()
     _check(core, before, piece)
+    run = uuid4().hex
     names = {event.stream for event in piece.events} | {removed.stream for removed in piece.removed}
     old = read_heads(core.client, list(names), before.position)
     state, heads = _add(before, old, piece)
@@ -88,53 +98,69 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
         items += [encode_removed(removed), encode_id(removed)]
         items += tag_items(removed.position, removed.stream, removed.version, removed.tags)
     items += [encode_lost(first, last) for first, last in _lost(piece)]
-    staged_heads = [encode_head(stream, head, old[stream], piece.end) for stream, head in heads.items()]
-    notes = [(item["PK"]["S"], item["SK"]["S"]) for item in (*items, *staged_heads)]
-    core.client.write_many(
-        [
-            {"PK": {"S": LOG_KEY[0]}, "SK": {"S": f"{STAGED}{at:06d}"}, "keys": {"B": msgpack.packb(keys)}}
-            for at, keys in enumerate(_pages(notes))
-        ]
-    )
+    items += [encode_head(stream, head, old[stream], piece.end) for stream, head in heads.items()]
+    noted = [(item["PK"]["S"], item["SK"]["S"]) for item in items]
+    notes = [
+        {"PK": {"S": LOG_KEY[0]}, "SK": {"S": f"{STAGED}{run}#{at:06d}"}, "keys": {"B": msgpack.packb(keys)}}
+        for at, keys in enumerate(_pages(noted))
+    ]
 
     def begin(moment: Moment) -> Change:
+        if moment.state.run == run:
+            return Change(moment.state, {}, None)  # an earlier try has done it
         _check(core, moment.state, piece)
-        return Change(moment.state._replace(staged=piece.end), {}, [])
+        if moment.state.staged:
+            raise _other_writes(core, moment.state)
+        return Change(moment.state._replace(staged=piece.end, run=run), {}, [])
 
     def end(moment: Moment) -> Change:
         if moment.is_unsure and moment.state.position == piece.end:
             return Change(moment.state, {}, None)
-        _check(core, moment.state, piece)
+        if moment.state.run != run:
+            raise _other_writes(core, moment.state)
         return Change(state, {}, [])
 
     core.change(begin, by_mirror=True)
-    core.client.write_many(items)
-    _write_heads(core, piece, staged_heads)
+    _write(core, run, [{"Put": {"Item": item}} for item in (*notes, *items)])
     core.change(end, by_mirror=True)
-    core.client.write_many((), [(LOG_KEY[0], f"{STAGED}{at:06d}") for at, _ in enumerate(_pages(notes))])
+    core.client.write_many((), [(LOG_KEY[0], note["SK"]["S"]) for note in notes])
 
 
-def _write_heads(core: Core, piece: HistoryPiece, heads: Sequence[Item]) -> None:
-    """Write the heads of a piece, while it is the one that is being written."""
+def _write(core: Core, run: str, actions: Sequence[dict[str, Any]]) -> None:
+    """Do actions in order, as many at once as a transaction takes. Raises MirrorConflict."""
     is_ours = {
         "Key": key_of(LOG_KEY),
-        "ConditionExpression": "staged = :end AND #p = :after",
-        "ExpressionAttributeNames": {"#p": "position"},
-        "ExpressionAttributeValues": {":end": {"N": str(piece.end)}, ":after": {"N": str(piece.after)}},
+        "ConditionExpression": "#run = :run",
+        "ExpressionAttributeNames": {"#run": "run"},
+        "ExpressionAttributeValues": {":run": {"S": run}},
     }
     at = 0
-    while at < len(heads):
-        puts = [{"Put": {"Item": item}} for item in heads[at : at + MAX_ACTIONS - 1]]
+    while at < len(actions):
+        end, size = at, 0
+        while end < min(len(actions), at + MAX_ACTIONS - 1):
+            size += _size_of(actions[end])
+            if size > _MAX_BYTES and end > at:
+                break
+            end += 1
         try:
-            core.client.transact([{"ConditionCheck": is_ours}, *puts])
+            core.client.transact([{"ConditionCheck": is_ours}, *actions[at:end]])
         except Refused:  # also where the service was busy with one of the items
-            state = core.state()
-            _check(core, state, piece)
-            if state.staged != piece.end:
-                reason, advice = "another mirror has begun to write", "start the mirror again"
-                raise MirrorConflict(f"store {piece.source_id}", core.address.text, reason, advice) from None
+            if (state := core.state()).run != run:
+                raise _other_writes(core, state) from None
+            time.sleep(random.uniform(0.5, 1.5) * _PAUSE_SECONDS)  # noqa: S311 - no secret
         else:
-            at += len(puts)
+            at = end
+
+
+def _size_of(action: dict[str, Any]) -> int:
+    item = action["Put"]["Item"] if "Put" in action else {}
+    texts = (value.get("S", value.get("B", "")) for value in item.values())
+    return _ITEM_OVERHEAD + sum(len(text.encode() if isinstance(text, str) else text) for text in texts)
+
+
+def _other_writes(core: Core, state: LogState) -> MirrorConflict:
+    reason, advice = "another mirror has begun to write", "start the mirror again"
+    return MirrorConflict(f"store {state.mirror_of}", core.address.text, reason, advice)
 
 
 def _pages(keys: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
@@ -167,6 +193,7 @@ def _add(before: LogState, old: Mapping[str, Head], piece: HistoryPiece) -> tupl
         removed=state.removed + len(piece.removed),
         lost=state.lost + piece.lost,
         staged=0,
+        run="",
     ), heads
 
 
@@ -180,33 +207,41 @@ def _lost(piece: HistoryPiece) -> Iterator[tuple[int, int]]:
         before = position
 
 
-def _discard_staged(core: Core) -> None:
-    """Delete what a piece has left that was not committed, if there is any."""
+def discard_staged(core: Core) -> None:
+    """Delete what a piece has left that was not committed, if there is any. Raises MirrorConflict."""
     state = core.state()
     if not state.staged:
         return
-    client, position = core.client, state.position
+    run = uuid4().hex
+
+    def begin(moment: Moment) -> Change:
+        return Change(moment.state._replace(run=run), {}, [] if moment.state.staged else None)
+
+    def end(moment: Moment) -> Change:
+        if not moment.state.staged:
+            return Change(moment.state, {}, None)  # an earlier try has done it
+        if moment.state.run != run:
+            raise _other_writes(core, moment.state)
+        return Change(moment.state._replace(staged=0, run=""), {}, [])
+
+    core.change(begin, by_mirror=True)
+    client, state = core.client, core.state()
+    if state.run != run:  # the piece was committed meanwhile, or another process deletes it
+        return
+    position = state.position
     for note in client.query(LOG_KEY[0], STAGED, STAGED + "\U0010ffff"):
         keys = [(partition, sort) for partition, sort in msgpack.unpackb(note["keys"]["B"])]
-        found = client.get_many(keys)
-        heads = {key: item for key, item in found.items() if key[0] == HEADS}
-        uncommitted = [
-            key for key, item in found.items() if key not in heads and _position_of(key, item) > position
-        ]
-        kept = []
-        for key, item in heads.items():
-            if "at" in item and int(item["at"]["N"]) > position:
+        actions = []
+        for key, item in client.get_many(keys).items():
+            delete = {"Delete": {"Key": key_of(key)}}
+            if key[0] != HEADS:
+                actions += [delete] if _position_of(key, item) > position else []
+            elif "at" in item and int(item["at"]["N"]) > position:
                 head = decode_head(item, position)
-                if head.version:
-                    kept.append(encode_head(key[1], head))
-                else:
-                    uncommitted.append(key)
-        client.write_many(kept, uncommitted)
-
-    def plan(moment: Moment) -> Change:
-        return Change(moment.state._replace(staged=0), {}, [])
-
-    core.change(plan, by_mirror=True)
+                actions.append({"Put": {"Item": encode_head(key[1], head)}} if head.version else delete)
+        actions.append({"Delete": {"Key": key_of((note["PK"]["S"], note["SK"]["S"]))}})
+        _write(core, run, actions)
+    core.change(end, by_mirror=True)
 
 
 def _position_of(key: tuple[str, str], item: Item) -> int:

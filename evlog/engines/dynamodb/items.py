@@ -2,7 +2,7 @@
 
     PK              SK                    what
     LOG             HEAD                  where the log ends, and counters: `LogState`, replaced whole
-    LOG             STAGED#n              keys of a mirror's items that are not committed yet: `history.py`
+    LOG             STAGED#run#n          keys of a mirror's items that are not committed yet: `history.py`
     STREAM#name     VERSION#version       an event; the index `by_position` has it in the order of the log
     HEADS           name                  the last version of a stream, and how many events are there: `Head`
     ID#uuid         ID                    where the event with this id is, and a digest of its content
@@ -300,6 +300,8 @@ class LogState(NamedTuple):
     """the writer that holds the lease"""
     until_us: int = 0
     """when the lease ends, µs since 1970"""
+    run: str = ""
+    """of a mirror: the run that writes the piece, or deletes what is left of one"""
 
     @property
     def has_gaps(self) -> bool:
@@ -307,7 +309,7 @@ class LogState(NamedTuple):
         return bool(self.removed or self.lost)
 
 
-_TEXTS: Final = frozenset({"store_id", "mirror_of", "moved_to", "owner"})
+_TEXTS: Final = frozenset({"store_id", "mirror_of", "moved_to", "owner", "run"})
 
 
 def encode_log(state: LogState) -> Item:
@@ -321,6 +323,8 @@ def encode_log(state: LogState) -> Item:
 
 def decode_log(item: Item) -> LogState:
     """Return the state in the item of the log."""
-    return LogState._make(
-        item[name]["S"] if name in _TEXTS else int(item[name]["N"]) for name in LogState._fields
-    )
+    names = [name for name in LogState._fields if name in item]
+    fields: dict[str, Any] = {
+        name: item[name]["S"] if name in _TEXTS else int(item[name]["N"]) for name in names
+    }
+    return LogState(**fields)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -137,16 +139,47 @@ def test_what_is_not_there_has_its_exit_code(dynamodb_server: Ministack, tmp_pat
         evlog.open(dynamodb_server.url("table") + "&profile=nobody")
 
 
-def test_a_table_of_somebody_else_is_left_alone(dynamodb_server: Ministack) -> None:
-    client = Client(Address(dynamodb_server.url("other")))
+OWN = [("PK", "S", "HASH"), ("SK", "S", "RANGE")]
+OWN_INDEX = [("log", "S", "HASH"), ("position", "N", "RANGE")]
+
+
+@pytest.mark.parametrize(
+    ("keys", "index", "projection"),
+    [
+        ([("id", "S", "HASH")], [], ""),
+        (OWN, [], ""),
+        (OWN, OWN_INDEX, "KEYS_ONLY"),
+        (OWN, [("log", "S", "HASH"), ("position", "S", "RANGE")], "ALL"),
+        (OWN, [("log", "S", "HASH")], "ALL"),
+    ],
+)
+def test_a_table_of_somebody_else_is_left_alone(
+    dynamodb_url: Callable[[], str],
+    keys: list[tuple[str, str, str]],
+    index: list[tuple[str, str, str]],
+    projection: str,
+) -> None:
+    def schema(keys: list[tuple[str, str, str]]) -> list[dict[str, str]]:
+        return [{"AttributeName": name, "KeyType": kind} for name, _, kind in keys]
+
+    url = dynamodb_url()
+    client = Client(Address(url))
+    indexes = {
+        "IndexName": "by_position",
+        "KeySchema": schema(index),
+        "Projection": {"ProjectionType": projection},
+    }
     client.call(
         "create_table",
         BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[
+            {"AttributeName": name, "AttributeType": type} for name, type, _ in (*keys, *index)
+        ],
+        KeySchema=schema(keys),
+        **({"GlobalSecondaryIndexes": [indexes]} if index else {}),
     )
     with pytest.raises(evlog.ServerUnsuitable) as caught:
-        evlog.open(dynamodb_server.url("other"), create=True)
+        evlog.open(url, create=True)
     assert caught.value.exit_code == 10
     assert client.call("scan")["Count"] == 0
     client.close()
@@ -231,6 +264,19 @@ def test_a_lease_of_a_killed_writer_ends_by_itself(
         with pytest.raises(evlog.WrongExpectedVersion):
             store.append("a", [new(1)], 2)
         assert not core_of(store).state().owner
+
+
+def test_a_lease_of_a_writer_whose_clock_is_ahead_ends_by_the_clock_of_one_that_waits(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.engines.dynamodb.core._LEASE_US", 200_000)
+    state = core_of(store).state()
+    until_us = int((time.time() + 3600) * 1_000_000)
+    leased = state._replace(revision=state.revision + 1, owner="killed", until_us=until_us)
+    client_of(store).put(encode_log(leased))
+    with evlog.open(store.path, lock_timeout=LONG_SECONDS) as waiting:
+        assert waiting.append("a", [new(0)]).first_version == 1
+    assert not core_of(store).state().owner
 
 
 def test_what_another_writer_did_is_seen_by_one_that_remembers(
@@ -331,34 +377,37 @@ def test_an_append_of_any_size_is_mirrored_there_and_back(
 
 
 @pytest.mark.parametrize("is_promoted", [True, False])
-@pytest.mark.parametrize("puts", [0, 100, 300])
+@pytest.mark.parametrize("transactions", [1, 2, 4, 6])
 def test_a_mirror_that_was_killed_leaves_nothing_that_counts(
-    source: EventStore, store: EventStore, monkeypatch: pytest.MonkeyPatch, puts: int, is_promoted: bool
+    source: EventStore,
+    store: EventStore,
+    monkeypatch: pytest.MonkeyPatch,
+    transactions: int,
+    is_promoted: bool,
 ) -> None:
     engine = store.engine
     id = source.engine.store_id
     assert engine.change_standing(Standing(), Standing(mirror_of=id))
     source.append("a", [new(200)])
     client = client_of(store)
-    write_many, calls = client.write_many, []
+    transact, calls = client.transact, []
 
-    def killed(items: Any, keys: Any = ()) -> None:
-        calls.append(len(items))
-        if len(calls) == 2:  # the first one notes the keys
-            write_many(items[:puts], keys)
+    def killed(actions: Any) -> None:
+        calls.append(len(actions))
+        if len(calls) > transactions:
             raise KeyboardInterrupt
-        write_many(items, keys)
+        transact(actions)
 
-    monkeypatch.setattr(client, "write_many", killed)
+    monkeypatch.setattr(client, "transact", killed)
     with pytest.raises(KeyboardInterrupt):
         evlog.mirror(source, store)
-    monkeypatch.setattr(client, "write_many", write_many)
+    monkeypatch.setattr(client, "transact", transact)
     assert (store.head, everything(store), list(store.streams())) == (0, [], [])
     assert store.stream_version("a") == 0
     assert store.engine.find_ids([UUID(int=1).bytes]) == {}
     if is_promoted:
         promote(store)
-        assert len(all_items(store)) <= 1 + 2  # the log, and what only notes keys
+        assert len(all_items(store)) == 1  # the log
         for number in range(3):
             store.append("a", [new(number, id=UUID(int=number + 1))], number)
         assert list(store.read_all(tags=["t"])) == []
@@ -370,37 +419,82 @@ def test_a_mirror_that_was_killed_leaves_nothing_that_counts(
     assert store.verify().ok
 
 
-@pytest.mark.parametrize("end", [3, 5])
+def mirror_to(store: EventStore, source: EventStore, to: int) -> None:
+    for piece in read_pieces(source.engine, store.head, to):
+        store.engine.append_history(piece)
+
+
+@contextmanager
+def before_call(store: EventStore, number: int, do: Callable[[], None]) -> Iterator[list[str]]:
+    """Do something before the call to the service that has a number, and give the calls inside the block."""
+    client, calls = client_of(store), list[str]()
+    call = client._batch
+
+    def counted(operation: str, **arguments: Any) -> Any:
+        calls.append(operation)
+        if len(calls) == number:
+            do()
+        return call(operation, **arguments)
+
+    client._batch = counted  # type: ignore[method-assign]
+    try:
+        yield calls
+    finally:
+        client._batch = call  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("is_promoted", [True, False])
 def test_a_mirror_that_was_suspended_changes_nothing_of_one_that_went_on(
-    store: EventStore, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, end: int
+    dynamodb_url: Callable[[], str], tmp_path: Any, is_promoted: bool
 ) -> None:
-    with (
-        evlog.open(tmp_path / "source", create=True) as source,
-        evlog.open(store.path) as other,
-    ):
-        for number in range(5):
-            source.append("a", [new(number)])
-        assert store.engine.change_standing(Standing(), Standing(mirror_of=source.engine.store_id))
-        client = client_of(store)
-        write_many, calls = client.write_many, []
+    with evlog.open(tmp_path / "source", create=True) as source:
+        source.append("a", [new(number, tags=["t"]) for number in range(5)])
+        for call in itertools.count(1):
+            url = dynamodb_url()
+            with evlog.open(url, create=True) as store, evlog.open(url) as other:
+                assert store.engine.change_standing(Standing(), Standing(mirror_of=source.engine.store_id))
 
-        def suspended(items: Any, keys: Any = ()) -> None:
-            calls.append(len(items))
-            if len(calls) == 2:  # the first one notes the keys
-                for after, to in itertools.pairwise((0, 3, end)):
-                    for piece in read_pieces(source.engine, after, to):
-                        other.engine.append_history(piece)
-            write_many(items, keys)
+                def go_on(other: EventStore = other) -> None:
+                    mirror_to(other, source, 3)
+                    mirror_to(other, source, 5)
+                    if is_promoted:
+                        promote(other)
+                        other.append("a", [new(number) for number in range(5, 8)])
 
-        monkeypatch.setattr(client, "write_many", suspended)
-        (late,) = read_pieces(source.engine, 0, 2)
-        with pytest.raises(evlog.MirrorConflict, match=f"ends at position {end}"):
-            store.engine.append_history(late)
-        assert everything(other) == everything(source)[:end]
-        assert other.stream_version("a") == end
-        assert other.verify().ok
-        promote(other)
-        assert other.append("a", [new(9)]).last_version == end + 1
+                with before_call(store, call, go_on) as calls, contextlib.suppress(evlog.MirrorConflict):
+                    mirror_to(store, source, 4)
+                if len(calls) < call:
+                    break
+                assert numbers(other.read("a")) == list(range(8 if is_promoted else 5)), call
+                assert other.verify().ok
+                assert STAGED not in repr(all_items(other))
+        assert call > 6
+
+
+def test_a_piece_of_which_another_mirror_has_removed_a_part_is_not_committed(
+    dynamodb_url: Callable[[], str], tmp_path: Any
+) -> None:
+    """One mirror is suspended before any of its calls, and another one is killed before any of its own."""
+    with evlog.open(tmp_path / "source", create=True) as source:
+        source.append("a", [new(number, tags=["t"]) for number in range(5)])
+        for call, other_call in itertools.product(range(3, 12, 2), range(2, 14, 2)):
+            url = dynamodb_url()
+            with evlog.open(url, create=True) as store, evlog.open(url) as other:
+                assert store.engine.change_standing(Standing(), Standing(mirror_of=source.engine.store_id))
+
+                def kill() -> None:
+                    raise KeyboardInterrupt
+
+                def go_on(other: EventStore = other, other_call: int = other_call) -> None:
+                    with before_call(other, other_call, kill), contextlib.suppress(KeyboardInterrupt):
+                        mirror_to(other, source, 4)
+
+                with before_call(store, call, go_on), contextlib.suppress(evlog.MirrorConflict):
+                    mirror_to(store, source, 4)
+                assert numbers(store.read_all()) == list(range(5))[: store.head], (call, other_call)
+                mirror_to(other, source, 5)
+                assert everything(other) == everything(source)
+                assert other.verify().ok
 
 
 def test_nothing_of_a_piece_is_seen_before_all_of_it(
@@ -410,12 +504,12 @@ def test_nothing_of_a_piece_is_seen_before_all_of_it(
     source.append("a", [new(n, tags=["t"]) for n in range(3)])
     source.append("new", [new(0)])
     client = client_of(store)
-    write_many = client.write_many
+    transact = client.transact
     looked: list[bool] = []
 
-    def look(items: Any, keys: Any = ()) -> None:
-        write_many(items, keys)
-        if len(items) > 10:
+    def look(actions: Any) -> None:
+        transact(actions)
+        if len(actions) > 10:
             before = everything(source)[:180]
             looked.append(everything(store) == before)
             looked.append(list(store.read("a")) == before[:120])
@@ -424,7 +518,7 @@ def test_nothing_of_a_piece_is_seen_before_all_of_it(
             looked.append(store.stream_version("a") == 120)
             looked.append(store.has_stream("new") is False)
 
-    monkeypatch.setattr(client, "write_many", look)
+    monkeypatch.setattr(client, "transact", look)
     evlog.mirror(source, store)
     assert looked == [True] * 6
     assert everything(store) == everything(source)
