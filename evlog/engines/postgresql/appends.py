@@ -27,7 +27,7 @@ from evlog.engines.postgresql.connections import (
     translate,
 )
 from evlog.errors import (
-    AppendUnknown,
+    SERVER_ERRORS,
     ConditionFailed,
     IdConflict,
     InvalidArgument,
@@ -35,6 +35,7 @@ from evlog.errors import (
     StoreUnreachable,
     StreamTombstoned,
     WrongExpectedVersion,
+    unknown_after,
 )
 from evlog.model.appends import NO_STREAM, BatchResult, Expectation, SchemasChanged
 from evlog.model.events import CONTENT_TYPES, JSON_CODE, check_stream_name, id_text, make_ids
@@ -154,25 +155,32 @@ class Appender:
 
     def _send(self, call: _Call) -> tuple[list[int], list[int], list[bool]]:
         """Send an append, again with the same ids after a broken connection, and return its outcome."""
+        try:
+            return self._retry(call)
+        except SERVER_ERRORS as error:
+            if not call.is_unsure:
+                raise
+            raise unknown_after(error, self._connections.address.text) from error
+
+    def _retry(self, call: _Call) -> tuple[list[int], list[int], list[bool]]:
         deadline = time.monotonic() + RETRY_SECONDS
-        pause_seconds, sent = 0.05, False
+        pause_seconds = 0.05
         while True:
             connection = None
             try:
                 connection = self._connections.take()
-                sent = True
                 return self._execute(connection, call)
             except (StoreUnreachable, psycopg.Error) as error:
                 if isinstance(error, psycopg.Error) and not is_broken(error):
                     self._change(call, error, deadline)
                     continue
                 self._connections.forget_idle()
+                if connection is not None:
+                    call.look_up = call.is_unsure = True
                 if time.monotonic() >= deadline:
-                    if not sent:
-                        raise
-                    raise AppendUnknown(self._connections.address.text, str(error)) from error
-                if sent:
-                    call.look_up = True
+                    if isinstance(error, psycopg.Error):
+                        raise translate(error, self._connections.address) from error
+                    raise
                 time.sleep(pause_seconds)
                 pause_seconds = min(1.0, 2 * pause_seconds)
             finally:
@@ -181,6 +189,7 @@ class Appender:
 
     def _execute(self, connection: Session, call: _Call) -> tuple[list[int], list[int], list[bool]]:
         positions: list[int] = []
+        shares_flush = False
         # An id that is looked up may be that of an event that is committed and not flushed.
         commits_itself = self._contention.enter() and not call.look_up and self._sync
         try:
@@ -191,6 +200,7 @@ class Appender:
                 results = connection.run(append)
             elif self._connections.address.listens:
                 # One transaction of the protocol: with two, this thread would wake for the first answer, too.
+                shares_flush = True
                 _, *results = connection.run([_BEGIN, *append, _COMMIT, _FLUSH])
             else:  # a pooler may hide a crash between two transactions: the restarted server would flush
                 results = connection.run([*append, _FLUSH])
@@ -204,6 +214,8 @@ class Appender:
                 connection.close()
             elif connection.pgconn.transaction_status == TransactionStatus.INERROR:
                 connection.rollback()
+            elif shares_flush and not is_broken(error) and error.sqlstate not in _SERIALIZATION:
+                raise psycopg.OperationalError(f"it is committed and not flushed: {error}") from error
             raise
         finally:
             self._contention.leave(positions)
@@ -228,7 +240,7 @@ class Appender:
     def _refusal(self, error: psycopg.Error, call: _Call) -> Exception:
         """Return the error for an append that the server refused."""
         if error.sqlstate != "EV000":
-            return translate(error, self._connections.address, self._lock_timeout_seconds or 0.0)
+            return translate(error, self._connections.address, self._lock_timeout_seconds)
         detail = _detail(error)
         kind = detail["error"]
         if kind == "Refused":
@@ -272,6 +284,7 @@ class _Call:
         self.is_moving = False  # the server takes no writes: another connection may lead to the primary
         self.raw_json = False  # store JSON as bytes: PostgreSQL's parser refuses some of it
         self.look_up = False  # look for every id: one of them is known, or the append was sent before
+        self.is_unsure = False  # it was sent and not answered: it may have been made
         self.ids = ids
         self._streams = request.streams
         self._types, self._given, self._codes, self._data, self._metadata = zip(*request.events, strict=True)

@@ -351,8 +351,10 @@ def translated(address: Address) -> Iterator[None]:
         raise translate(error, address) from error
 
 
-def translate(error: psycopg.Error, address: Address, lock_timeout_seconds: float = 0.0) -> Exception:
-    """Return evlog's error for one of psycopg's."""
+def translate(
+    error: psycopg.Error, address: Address, lock_timeout_seconds: float | None = None
+) -> EvlogError:
+    """Return evlog's error for one of psycopg's. Without a time of the caller's, the server's has run out."""
     state, where = error.sqlstate or "", address.text
     text = " ".join((error.diag.message_primary or str(error)).split())
     if state.startswith("28") or state == "42501" or "authentication failed" in text or "pg_hba" in text:
@@ -361,7 +363,7 @@ def translate(error: psycopg.Error, address: Address, lock_timeout_seconds: floa
         return DatabaseNotFound(where)
     if state in {"3F000", "42P01", "42883"}:
         return StoreNotFound(where)
-    if re.search(r'role "[^"]*" does not exist|no password supplied|permission denied', text):
+    if re.search(r'role "[^"]*" (does not exist|is not perm)|no password supplied|permission denied', text):
         return StoreAccessDenied(where, text)
     if state == "53100":
         return StoreFull(where, text)

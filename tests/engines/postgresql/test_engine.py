@@ -19,7 +19,7 @@ import evlog
 from evlog import NewEvent
 from evlog.engines.postgresql.appends import FLUSH
 from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
-from evlog.engines.postgresql.connections import Address, DatabaseNotFound, Session
+from evlog.engines.postgresql.connections import Address, DatabaseNotFound, Session, Statement
 from evlog.engines.postgresql.engine import PostgresqlEngine
 from evlog.model.events import Event
 from evlog.testing.base import in_threads
@@ -63,6 +63,80 @@ def test_an_append_whose_connection_breaks_is_made_once(
                 assert (result.first_version, result.duplicate) == (2 * number + 1, False)
             assert proxy.cuts == 5
             assert [event.position for event in store.read_all()] == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ("alter role {role} nologin", evlog.StoreAccessDenied),
+        ("alter role {role} set statement_timeout = 1; select {schema}.lock_log()", evlog.EngineError),
+        ("alter role {role} set lock_timeout = 1; select {schema}.lock_log()", evlog.LockTimeout),
+        ("alter schema {schema} rename to {schema}_moved", evlog.StoreNotFound),
+    ],
+)
+def test_an_error_after_a_lost_answer_leaves_the_outcome_unknown(
+    postgresql_server: PostgresqlServer,
+    postgresql_url: Url,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+    error: type[evlog.EvlogError],
+) -> None:
+    url = postgresql_url()
+    schema = url.partition("schema=")[2]
+    role = f"role_{schema}"
+    evlog.open(url, create=True).close()
+    with connect(url) as admin, proxying(postgresql_server.port) as proxy:
+        admin.execute(f"create role {role} superuser login".encode())
+        through = url.replace(f":{postgresql_server.port}/", f":{proxy.port}/").replace("evlog@", f"{role}@")
+        with evlog.open(through) as store, psycopg.connect(url.partition("?")[0]) as other:
+            store.append("a", [NewEvent("T", 0)])
+            assert isinstance(store.engine, PostgresqlEngine)
+            connections = store.engine._core.connections
+            forget = connections.forget_idle
+
+            def changed() -> None:
+                forget()
+                monkeypatch.setattr(connections, "forget_idle", forget)
+                for statement in change.format(role=role, schema=schema).split("; "):
+                    (other if "lock_log" in statement else admin).execute(statement.encode())
+
+            monkeypatch.setattr(connections, "forget_idle", changed)
+            proxy.cut(ANSWER)
+            with pytest.raises(evlog.AppendUnknown) as unknown:
+                store.append("a", [NewEvent("T", 1)])
+            assert unknown.value.exit_code == 12
+            assert "\n" not in str(unknown.value)
+            with pytest.raises(error):  # what is known not to be made has the error itself
+                store.append("a", [NewEvent("T", 2)])
+        place = schema + "_moved" * ("rename" in change)
+        count = admin.execute(f"select count(*) from {place}.events".encode()).fetchone()
+        assert count == (2,)
+
+
+def test_an_append_whose_flush_fails_is_sent_again(
+    postgresql_url: Url, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = Statement(b"select 1 / 0")
+    monkeypatch.setattr("evlog.engines.postgresql.appends.RETRY_SECONDS", 0.5)
+    with evlog.open(postgresql_url(), create=True) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr("evlog.engines.postgresql.appends._FLUSH", (failing, ()))
+            with pytest.raises(evlog.AppendUnknown, match="committed and not flushed"):
+                store.append("a", [NewEvent("T", 0)], 0)
+        assert [event.version for event in store.read("a")] == [1]
+        flush = Statement(FLUSH)
+        failures = iter([failing, failing])
+
+        def run(session: Session, *transactions: Any) -> Any:
+            statement = next(failures, flush) if len(transactions[0]) > 2 else flush
+            parts = [(statement if each.text == FLUSH else each, values) for each, values in transactions[0]]
+            return session_run(session, parts, *transactions[1:])
+
+        session_run = Session.run
+        monkeypatch.setattr(Session, "run", run)
+        result = store.append("a", [NewEvent("T", 1)], 1)
+        assert (result.first_version, result.duplicate) == (2, False)
+        assert [event.version for event in store.read("a")] == [1, 2]
 
 
 def test_an_id_that_eight_processes_append_is_stored_once(postgresql_url: Url) -> None:
