@@ -360,10 +360,12 @@ def make_url(scheme: str, host: str, path: str, query: str) -> str:
 
 
 def check_marks(url: str) -> None:
-    """Raise InvalidArgument if a mark ends a URL's user or host too early, as in a password without escapes.
+    """Raise InvalidArgument if a URL cannot be split, or a mark in a password without escapes ends its host.
 
     What follows the mark would be taken for a host, a path or an option, and be shown in messages.
     """
+    from urllib.parse import urlsplit
+
     scheme, _, rest = url.partition("://")
     path, _, query = rest.partition("#")[0].partition("?")
     host, _, path = path.partition("/")
@@ -385,6 +387,11 @@ def check_marks(url: str) -> None:
             f"invalid URL of {scheme}:// (an unexpected {mark})",
             f"in a user, a password or an option, write %{ord(mark):02X} for {mark}",
         )
+    try:
+        urlsplit(url)
+    except ValueError:  # its message may show the password
+        advice = "write an IPv6 address as [::1], and escape other characters than letters and digits as %40"
+        raise InvalidArgument(f"invalid URL of {scheme}:// (its host cannot be read)", advice) from None
 
 
 def maybe_find_opener(where: str) -> Callable[..., Engine] | None:

@@ -53,6 +53,34 @@ def test_a_run_that_renews_its_lease_keeps_the_name() -> None:
     one.release()
 
 
+class LosesAnswers(MemoryRecords):
+    """Makes a number of writes and reports that the server cannot be reached."""
+
+    losing = 0
+
+    def put(self, key: tuple[str, ...], value: bytes, revision: int | None) -> int | None:
+        new = super().put(key, value, revision)
+        if self.losing:
+            self.losing -= 1
+            raise StoreUnreachable(self.address, "no answer")
+        return new
+
+
+def test_a_run_whose_own_write_was_not_answered_keeps_the_name() -> None:
+    records = LosesAnswers()
+    one = held(records)
+    one.create(FIRST)
+    for position in (8, 9):
+        records.losing = 2
+        for _ in range(2):
+            with pytest.raises(StoreUnreachable):
+                one.save(FIRST._replace(position=position))
+        one.save(FIRST._replace(position=position))
+    one.release()
+    assert (one.load() or FIRST).position == 9
+    assert not one.is_running()
+
+
 def test_a_run_that_was_killed_frees_the_name_and_can_save_nothing_any_more() -> None:
     records = MemoryRecords()
     dead = KeyedCheckpoint(records, "n", -1.0)  # its lease has ended when it begins

@@ -422,6 +422,7 @@ class Odd(Exception):
         (Odd(), "Odd"),
         (ValueError("no"), "ValueError: no"),
         (KeyError(), "KeyError"),
+        (ValueError("no file \udcff"), r"ValueError: no file \udcff"),
         (InvalidArgument("use another"), "use another"),
         (ValueError("x" * 1_000_000), "ValueError: " + "x" * (MAX_ERROR_CHARACTERS - 13) + "…"),
     ],

@@ -88,11 +88,8 @@ class Address:
     """Where a store is: region, table, profile and endpoint, and a text that shows no secret."""
 
     def __init__(self, url: str) -> None:
-        try:
-            parts = urlsplit(url)
-            options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        except ValueError as error:
-            raise InvalidArgument(f"invalid URL for DynamoDB ({error})") from None
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
         shown = dict(options)
         self.endpoint = options.pop("endpoint", None)
         if self.endpoint is not None:

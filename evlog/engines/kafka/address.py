@@ -47,10 +47,7 @@ class Address:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            parts = urlsplit(url)
-        except ValueError as error:
-            raise InvalidArgument(f"invalid URL for Kafka ({error})") from None
+        parts = urlsplit(url)
         self.refusal: Any = None
         user, at, hosts = parts.netloc.rpartition("@")
         name, colon, password = user.partition(":")

@@ -31,10 +31,7 @@ class Address:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            parts = urlsplit(url)
-        except ValueError as error:
-            raise InvalidArgument(f"invalid URL for NATS ({error})") from None
+        parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         user, at, hosts = parts.netloc.rpartition("@")
         name, colon, secret = user.partition(":")

@@ -83,10 +83,7 @@ class Address:
     """A store's address: the connection string for libpq, the schema, and a text without the password."""
 
     def __init__(self, url: str) -> None:
-        try:
-            parts = urlsplit(url)
-        except ValueError as error:
-            raise InvalidArgument(f"invalid URL for PostgreSQL ({error})") from None
+        parts = urlsplit(url)
         options = parse_qsl(parts.query, keep_blank_values=True)
         own = dict(option for option in options if option[0] in ("schema", "listen"))
         rest = [option for option in options if option[0] not in own]

@@ -15,6 +15,7 @@ import pytest
 
 import evlog
 from evlog import EventStore, IfNone, NewEvent
+from evlog.engines.digest import LogDigest
 from evlog.engines.dynamodb.client import Address, Client, Refused
 from evlog.engines.dynamodb.core import Core
 from evlog.engines.dynamodb.engine import DynamodbEngine
@@ -325,6 +326,21 @@ def test_a_redaction_leaves_nothing_in_the_table(store: EventStore) -> None:
     assert secret not in items
     assert "TAG#" not in items
     assert store.verify().ok
+
+
+def test_a_redaction_during_verify_is_no_damage(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.append("a", [new(number) for number in range(5)])
+    add = LogDigest.add
+
+    def redact(digest: LogDigest, event: evlog.Event) -> None:
+        add(digest, event)
+        if event.position == 3:
+            store.redact(2, 5, reason="r")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogDigest, "add", redact)
+        assert store.verify().findings == ()
+    assert store.verify().findings == ()
 
 
 def test_verify_finds_what_was_changed_by_other_tools(store: EventStore) -> None:

@@ -217,6 +217,15 @@ def test_json_comes_back_byte_for_byte(postgresql_url: Url, data: bytes) -> None
         assert store.verify().ok
 
 
+@pytest.mark.parametrize("tags", [["t"], ['a"]b', "c\\", "]"], ["x:\\u0000", "ü", '","']])
+def test_metadata_with_a_nul_may_have_tags(postgresql_url: Url, tags: list[str]) -> None:
+    with evlog.open(postgresql_url(), create=True) as store:
+        for metadata in ({"x": "\0", "y": ["]\0"]}, {"x": "\\u0000]"}, {}):
+            store.append("a", [NewEvent("T", 1, metadata=metadata, tags=tags)])
+        for tag in tags:
+            assert [list(event.tags) for event in store.read_all(tags=[tag])] == [tags] * 3
+
+
 def test_a_schema_that_many_create_at_once_is_created_once(postgresql_url: Url) -> None:
     url = postgresql_url()
     begun = threading.Barrier(4)
