@@ -21,6 +21,7 @@ from evlog.errors import MirrorConflict, StoreUnreachable
 from evlog.model.events import (
     CONTENT_TYPES,
     JSON_CODE,
+    SYSTEM_PREFIX,
     TAGS_BEGIN,
     Event,
     category_of,
@@ -254,7 +255,8 @@ def _event_rows(piece: HistoryPiece, raw_json: bool) -> Iterator[bytes]:
         if (type_text := names.get(f" {type}")) is None:
             type_text = names[f" {type}"] = _text(type)
         sized = _SIZE(len(data)) + data
-        is_json = code == JSON_CODE and not raw_json
+        # The store's own stay JSON: the trigger that redacts and the policies read them.
+        is_json = code == JSON_CODE and not (raw_json and stream[0] != SYSTEM_PREFIX)
         rows += (
             _ROW_HEAD,
             id,

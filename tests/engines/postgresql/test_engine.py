@@ -217,6 +217,23 @@ def test_json_comes_back_byte_for_byte(postgresql_url: Url, data: bytes) -> None
         assert store.verify().ok
 
 
+def test_a_redaction_and_a_policy_beside_json_that_the_server_refuses_are_mirrored(
+    postgresql_url: Url, tmp_path: Path
+) -> None:
+    url = postgresql_url()
+    with evlog.open(tmp_path / "source", create=True) as source, evlog.open(url, create=True) as store:
+        source.append("a", [NewEvent("T", "secret"), NewEvent("T", 2)])
+        evlog.mirror(source, store)
+        source.append_encoded(["a"], [("T", UUID(int=1).bytes, 0, b"[" * 20_000 + b"]" * 20_000, None)])
+        source.redact(1, reason="r")
+        source.delete_stream("b", tombstone=True, expected=evlog.NO_STREAM)
+        evlog.mirror(source, store, cutover=True)
+        assert [event.redacted for event in store.read("a")] == [True, False, False]
+        with pytest.raises(evlog.StreamTombstoned):
+            store.append("b", [NewEvent("T", 1)])
+        assert store.verify().ok
+
+
 @pytest.mark.parametrize("tags", [["t"], ['a"]b', "c\\", "]"], ["x:\\u0000", "ü", '","']])
 def test_metadata_with_a_nul_may_have_tags(postgresql_url: Url, tags: list[str]) -> None:
     with evlog.open(postgresql_url(), create=True) as store:
