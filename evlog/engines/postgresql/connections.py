@@ -94,6 +94,7 @@ class Address:
             raise InvalidArgument(f"invalid listen {own['listen']!r} in the URL; use yes or no")
         self.listens = own.get("listen", "yes") == "yes"  # whether a connection is a session of the server
         self.may_be_pooled = "listen" not in own
+        self.prologue = b""  # what each session begins with: its database may commit without a flush
         query = urlencode(rest, quote_via=quote)  # libpq knows no + for a space
         self.conninfo = make_url("postgresql", parts.netloc, parts.path, query)
         user, at, host = parts.netloc.rpartition("@")
@@ -287,6 +288,8 @@ class Connections:
                 prepare_threshold=None,
             )
             connection.prepares = self.address.listens
+            if self.address.prologue:
+                connection.execute(self.address.prologue)
             return connection
 
     def give_back(self, connection: Session) -> None:

@@ -50,11 +50,16 @@ def _check_server(address: Address, connection: Connection) -> None:
     if connection.info.server_version < _OLDEST_SERVER:
         reason = f"the server's version is {connection.info.server_version // 10_000}"
         raise ServerUnsuitable(address.text, reason, "use PostgreSQL 13 or later")
-    row = connection.execute("select current_setting('server_encoding'), pg_backend_pid()").fetchone()
+    row = connection.execute(
+        "select current_setting('server_encoding'), pg_backend_pid(), current_setting('synchronous_commit')"
+    ).fetchone()
     if row is None or row[0] != "UTF8":
         raise ServerUnsuitable(address.text, "its encoding is not UTF8", "create a database in UTF8")
     if address.may_be_pooled and row[1] != connection.info.backend_pid:
         address.listens = False  # a pooler answers, with a process id of its own; its sessions may change
+    if address.listens and row[2] == "off":
+        address.prologue = b"set synchronous_commit = on"
+        connection.execute(address.prologue)
 
 
 def _exists(address: Address, connection: Connection) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import evlog
+from evlog import NewEvent
 from tests.engines.load import loading
 from tests.support.postgresql import scratch, serving
 
@@ -29,3 +31,20 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(postgresql_progr
             server.kill()
             server.start(**settings)
         load.wait_for_appends(APPENDS_BETWEEN)
+
+
+def test_a_checkpoint_is_kept_by_a_database_that_commits_without_a_flush(postgresql_programs: Path) -> None:
+    settings = {"fsync": "off", "wal_writer_delay": "10s", "synchronous_commit": "off"}
+    with scratch() as folder, serving(folder, postgresql_programs, **settings) as server:
+        with evlog.open(server.url(), create=True) as store, evlog.open(server.url()) as other:
+            store.append("a", [NewEvent("T", number) for number in range(10)])
+            with store.subscribe("n", follow=False) as run, other.subscribe("m", follow=False) as second:
+                for each in (run, second):
+                    while (event := each.next_event()) is not None:
+                        each.park(event, "error", 1)
+                server.kill()
+        server.start(**settings)
+        with evlog.open(server.url()) as store:
+            for name in ("n", "m"):
+                info = store.subscription(name)
+                assert (info.position, info.parked) == (10, 10)
