@@ -1,4 +1,4 @@
-"""A server that refuses every call of AWS's JSON protocol with one error code."""
+"""A server that refuses every call of AWS's JSON protocol with one error code, or knows nothing of it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 
 @contextmanager
-def refusing(code: str) -> Iterator[int]:
-    """Run the server inside the block, and give its port."""
+def refusing(code: str, page: bytes | None = None) -> Iterator[int]:
+    """Run the server inside the block, and give its port. With a page of HTML, that is its answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            body = json.dumps({"__type": f"x#{code}", "message": "no\nreason"}).encode()
-            self.send_response(500 if code == "InternalServerError" else 400)
-            self.send_header("Content-Type", "application/x-amz-json-1.0")
+            body = page or json.dumps({"__type": f"x#{code}", "message": "no\nreason"}).encode()
+            self.send_response(200 if page else 500 if code == "InternalServerError" else 400)
+            self.send_header("Content-Type", "text/html" if page else "application/x-amz-json-1.0")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

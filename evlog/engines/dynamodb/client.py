@@ -68,6 +68,7 @@ _THROTTLED: Final = frozenset(
 # The descriptions of services, parsed once: with them a second client is made in a fifth of the time.
 _models: Final = create_loader()
 _CONTENDED: Final = frozenset({"TransactionConflictException", "TransactionInProgressException"})
+_CONTENT_TYPE: Final = "application/x-amz-json"  # botocore takes a page of HTML for an empty answer
 _REASONS: Final = frozenset({"None", "ConditionalCheckFailed", "TransactionConflict"})  # other writers'
 _NOT_SENT: Final = (exceptions.EndpointConnectionError, exceptions.ConnectTimeoutError)
 
@@ -174,12 +175,16 @@ class Client:
         """Call an operation that names its tables itself."""
         client = self._opened()
         try:
-            return getattr(client, operation)(**arguments)
+            answer = getattr(client, operation)(**arguments)
         except exceptions.ClientError as error:
             raise self._translate(error) from error
         except exceptions.BotoCoreError as error:
             self.check_open()  # the pool of a client that is closed meanwhile fails somehow
             raise translate_local(error, self.address) from error
+        if not answer["ResponseMetadata"]["HTTPHeaders"].get("content-type", "").startswith(_CONTENT_TYPE):
+            self._attempts.is_lost = True
+            raise StoreUnreachable(self.address.text, "what answers there is not DynamoDB")
+        return answer
 
     def _opened(self) -> Any:
         with self._mutex:

@@ -50,6 +50,8 @@ def open_table(client: Client, *, create: bool) -> tuple[str, bool]:
             there = open_table(client, create=False)[0]
             return there, there == state.store_id
         return state.store_id, True
+    if "format" not in item:
+        raise _unsuitable(client)
     found = int(item["format"]["N"])
     if found > FORMAT:
         raise UnsupportedFormat(client.address.text, found, FORMAT)
@@ -113,5 +115,5 @@ def _indexes(table: Any) -> dict[str, Any]:
 
 
 def _unsuitable(client: Client) -> ServerUnsuitable:
-    reason = f"the table or its index {INDEX} has other keys than evlog's, or the index not all attributes"
+    reason = f"the table, or its index {INDEX}, has other keys or items than evlog's"
     return ServerUnsuitable(client.address.text, reason, "name a table that does not exist yet")

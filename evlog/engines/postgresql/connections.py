@@ -365,6 +365,8 @@ def translate(
         return StoreNotFound(where)
     if re.search(r'role "[^"]*" (does not exist|is not perm)|no password supplied|permission denied', text):
         return StoreAccessDenied(where, text)
+    if text.startswith("connection is bad: invalid "):  # libpq has looked at an option
+        return InvalidArgument(f"invalid URL {where} ({text.partition(': ')[2]})")
     if state == "53100":
         return StoreFull(where, text)
     if state == "55P03":

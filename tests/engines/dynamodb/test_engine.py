@@ -186,6 +186,12 @@ def test_a_table_of_somebody_else_is_left_alone(
     client.close()
 
 
+def test_an_item_of_somebody_else_is_not_taken_for_the_log(store: EventStore) -> None:
+    client_of(store).put({"PK": {"S": "LOG"}, "SK": {"S": "HEAD"}})
+    with pytest.raises(evlog.ServerUnsuitable):
+        evlog.open(store.path)
+
+
 @pytest.mark.parametrize(
     ("code", "error", "exit_code"),
     [
@@ -206,6 +212,14 @@ def test_a_refusal_of_the_service_is_one_of_evlogs_errors(
         evlog.open(f"dynamodb://eu-central-1/table?endpoint=http://127.0.0.1:{port}")
     assert caught.value.exit_code == exit_code
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("dynamodb_server")
+@pytest.mark.parametrize("create", [True, False])
+def test_another_server_at_the_endpoint_is_not_taken_for_an_empty_table(create: bool) -> None:
+    with refusing("", page=b"<html>Welcome</html>") as port, pytest.raises(evlog.StoreUnreachable) as caught:
+        evlog.open(f"dynamodb://eu-central-1/table?endpoint=http://127.0.0.1:{port}", create=create)
+    assert "what answers there is not DynamoDB" in str(caught.value)
 
 
 def test_without_credentials_access_is_denied(

@@ -319,6 +319,8 @@ def test_each_failure_to_open_has_its_error(
         (f"{url}&schema=Upper", evlog.InvalidArgument, 2),
         (f"{url}&listen=maybe", evlog.InvalidArgument, 2),
         (f"{url}&unheard=of", evlog.InvalidArgument, 2),
+        (f"{url}&sslmode=maybe", evlog.InvalidArgument, 2),
+        (url.replace(str(postgresql_server.port), "99999"), evlog.InvalidArgument, 2),
         (url.replace("127.0.0.1", "[::1"), evlog.InvalidArgument, 2),
     ]
     for where, error, code in cases:
