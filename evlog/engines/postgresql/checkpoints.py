@@ -1,8 +1,9 @@
 """A named subscription: rows of two tables, and an advisory lock that ends with its holder.
 
-1. The lock is a session's. A pooler gives no session: there the lock is an open transaction's, which occupies
-   a connection of the pool, and other connections save once the first has answered. That transaction keeps no
-   snapshot, so it does not delay vacuum.
+1. The lock is a session's. The server is told to notice soon when its client has vanished. A pooler gives no
+   session: there the lock is an open transaction's, which occupies a connection of the pool, and other
+   connections save once the first has answered. That transaction keeps no snapshot, so it does not delay
+   vacuum.
 2. When the session or the transaction ends (a restart of the server, a failover), the run has lost the lock.
    It takes the lock again and continues if the checkpoint is the one that it saved last: no other run has
    saved one meanwhile.
@@ -33,7 +34,12 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
 _PAUSE_SECONDS: Final = 0.2
-_LOCK: Final = b"select pg_try_advisory_lock(hashtextextended(%s, 0))"
+# Of a client that vanishes without closing its connection: after ten seconds. The default is two hours.
+_LOCK: Final = (
+    b"select pg_try_advisory_lock(hashtextextended(%s, 0)), set_config('tcp_user_timeout', '10000', false), "
+    b"set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '2', false), "
+    b"set_config('tcp_keepalives_count', '3', false)"
+)
 _UNLOCK: Final = b"select pg_advisory_unlock(hashtextextended(%s, 0))"
 _IDLE_TIMEOUT_SERVER: Final = 140_000  # has a limit for idle sessions
 _STAY: Final = b"set idle_session_timeout = 0"

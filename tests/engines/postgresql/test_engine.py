@@ -523,6 +523,18 @@ def test_the_server_does_not_end_the_idle_session_of_a_named_run(postgresql_url:
         assert holder.execute("show idle_session_timeout").fetchone() == ("1h",)
 
 
+def test_the_server_looks_after_ten_seconds_whether_a_named_run_has_vanished(postgresql_url: Url) -> None:
+    with evlog.open(postgresql_url(), create=True) as store:
+        place = store.engine.checkpoint("n")
+        assert isinstance(place, PostgresqlCheckpoint)
+        place.acquire()
+        assert place._holder is not None
+        names = "tcp_user_timeout", "tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"
+        found = [place._holder.execute("select current_setting(%s)", (name,)).fetchone() for name in names]
+        assert found == [("10000",), ("5",), ("2",), ("3",)]  # of the socket itself
+        place.release()
+
+
 def test_a_database_whose_transactions_are_stricter_is_used_all_the_same(postgresql_url: Url) -> None:
     url = postgresql_url() + "&options=-cdefault_transaction_isolation%3Dserializable"
     evlog.open(url, create=True).close()
