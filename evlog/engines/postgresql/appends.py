@@ -110,8 +110,11 @@ class Appender:
             )
         )
         self._before: list[tuple[Statement, Parameters]] = []
+        # Also the server's own work may last: a caller that sets no limit waits as long as the server does.
+        self._answer_seconds: float | None = None
         if lock_timeout_seconds is not None:
             self._before = [(_LOCK_TIMEOUT, (b"%d" % max(1, int(lock_timeout_seconds * 1000)),))]
+            self._answer_seconds = lock_timeout_seconds + RETRY_SECONDS
 
     def append(self, request: AppendRequest) -> BatchResult:
         """Append all events in one transaction, or none; flushed when this returns (with `sync`)."""
@@ -189,7 +192,7 @@ class Appender:
 
     def _execute(self, connection: Session, call: _Call) -> tuple[list[int], list[int], list[bool]]:
         positions: list[int] = []
-        shares_flush = False
+        shares_flush, seconds = False, self._answer_seconds
         # An id that is looked up may be that of an event that is committed and not flushed.
         commits_itself = self._contention.enter() and not call.look_up and self._sync
         try:
@@ -197,13 +200,13 @@ class Appender:
             commit = b"on" if commits_itself else b"off"
             append = [*self._before, (self._statement, (*call.values(), commit))]
             if commits_itself or not self._sync:
-                results = connection.run(append)
+                results = connection.run(append, seconds=seconds)
             elif self._connections.address.listens:
                 # One transaction of the protocol: with two, this thread would wake for the first answer, too.
                 shares_flush = True
-                _, *results = connection.run([_BEGIN, *append, _COMMIT, _FLUSH])
+                _, *results = connection.run([_BEGIN, *append, _COMMIT, _FLUSH], seconds=seconds)
             else:  # a pooler may hide a crash between two transactions: the restarted server would flush
-                results = connection.run([*append, _FLUSH])
+                results = connection.run([*append, _FLUSH], seconds=seconds)
             if connection.is_warned and self._sync:
                 # The wait for the standby was cancelled. The server then reports the commit as done.
                 raise psycopg.OperationalError("the server has stopped waiting for its synchronous standby")

@@ -161,10 +161,15 @@ class Session(psycopg.Connection["Row"]):
         self._evlog_generation += 1
         self._evlog_statements.clear()
 
-    def run(self, *transactions: Sequence[tuple[Statement, Parameters]]) -> list[PGresult]:
+    def run(
+        self, *transactions: Sequence[tuple[Statement, Parameters]], seconds: float | None = None
+    ) -> list[PGresult]:
         """Send transactions in one go, each of one statement or more, and return the statements' results.
 
         Parameters and results are in the binary format.
+
+        Args:
+            seconds: after them the connection is closed, as if it had broken.
 
         Raises:
             psycopg.Error: a statement failed, or the connection. Transactions after it may have been done.
@@ -186,7 +191,7 @@ class Session(psycopg.Connection["Row"]):
                     pgconn.send_query_prepared(name, parameters, formats, 1)
                 prepares.append(None)
             pgconn.pipeline_sync()
-        received = self._receive(len(transactions))
+        received = self._receive(len(transactions), None if seconds is None else time.monotonic() + seconds)
         pgconn.exit_pipeline_mode()
         results, failure = [], None
         for prepare, result in zip(prepares, received, strict=True):
@@ -200,19 +205,19 @@ class Session(psycopg.Connection["Row"]):
             raise error_from_result(failure)
         return results
 
-    def _receive(self, syncs: int) -> list[PGresult]:
+    def _receive(self, syncs: int, deadline: float | None) -> list[PGresult]:
         """Wait for the results of this many transactions: one for each statement and each preparation."""
         pgconn, poll = self.pgconn, self._evlog_poll
         while pgconn.flush():
             poll.modify(pgconn.socket, select.POLLIN | select.POLLOUT)
-            for _, event in poll.poll():
+            for _, event in self._poll(deadline):
                 if event != select.POLLOUT:  # a server that cannot send its answers may stop receiving
                     pgconn.consume_input()
             poll.modify(pgconn.socket, select.POLLIN)
         results = []
         while syncs:
             while pgconn.is_busy():
-                poll.poll()
+                self._poll(deadline)
                 pgconn.consume_input()
             result = pgconn.get_result()
             if result is None:  # the end of one statement's results
@@ -223,6 +228,14 @@ class Session(psycopg.Connection["Row"]):
             else:
                 results.append(result)
         return results
+
+    def _poll(self, deadline: float | None) -> list[tuple[int, int]]:
+        left = None if deadline is None else max(0.0, 1000 * (deadline - time.monotonic()))
+        events = self._evlog_poll.poll(left)
+        if not events:
+            self.close()
+            raise psycopg.OperationalError("the server has not answered in time")
+        return events
 
 
 class Connections:
