@@ -22,7 +22,7 @@ from evlog.engines.dynamodb.engine import DynamodbEngine
 from evlog.engines.dynamodb.items import STAGED, encode_log, event_key, id_key
 from evlog.model.filters import LogSelection
 from evlog.model.history import Standing
-from evlog.testing.base import in_threads, new, numbers
+from evlog.testing.base import LONG_SECONDS, in_threads, new, numbers
 from evlog.transfer import promote
 from evlog.transfer.pieces import read_pieces
 from tests.cli.conftest import run_process
