@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _CONTENT_CODES: Final = {name: code for code, name in enumerate(CONTENT_TYPES)}
 _FIELDS: Final = tuple(map(attrgetter, ("type", "id", "data", "metadata", "tags", "content_type")))
 _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
+_DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789", b"0" * 9)
 _SCALARS: Final = frozenset((str, int, float, bool, None.__class__))
 _MAX_CHECKED_TYPES: Final = 1 << 14
 _BULK_EVENTS: Final = 16  # from this many events on, passes by column cost less than a loop
@@ -227,7 +228,15 @@ def dump_json(value: Any, field: str) -> bytes:
     except (ValueError, TypeError, RecursionError) as error:
         reason = str(error).replace("keys must be str, int, float, bool or None", "keys must be str")
         raise InvalidEvent(field, f"is not JSON: {reason}") from None
-    _check_keys(value, field)
+    # A key that is no text becomes one that ends with a digit, or a constant's name. Where there is none, a
+    # look at the bytes takes a quarter of the time of a look at each value.
+    if (
+        b'0":' in encoded.translate(_DIGITS_TO_ZERO)
+        or b'"null":' in encoded
+        or b'"true":' in encoded
+        or b'"false":' in encoded
+    ):
+        _check_keys(value, field)
     return encoded
 
 
