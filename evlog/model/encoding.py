@@ -228,8 +228,8 @@ def dump_json(value: Any, field: str) -> bytes:
     except (ValueError, TypeError, RecursionError) as error:
         reason = str(error).replace("keys must be str, int, float, bool or None", "keys must be str")
         raise InvalidEvent(field, f"is not JSON: {reason}") from None
-    # A key that is no text becomes one that ends with a digit, or a constant's name. Where there is none, a
-    # look at the bytes takes a quarter of the time of a look at each value.
+    # A key that is no text becomes one that ends with a digit, or a constant's name. To look for these in the
+    # bytes takes 1 µs for a dozen keys; to look at each value, 2.5 µs.
     if (
         b'0":' in encoded.translate(_DIGITS_TO_ZERO)
         or b'"null":' in encoded
