@@ -178,7 +178,7 @@ class DirectoryEngine:
     @refuses_crafted_content
     def append(self, request: AppendRequest) -> BatchResult:
         """Append all events as one frame, or none; durable when this returns (with `sync`)."""
-        return self._open_writer().append(request)
+        return (self._writer or self._open_writer()).append(request)
 
     @refuses_crafted_content
     def plan(self, request: AppendRequest) -> Plan:

@@ -101,6 +101,8 @@ def split_conditions(
     """Return the two kinds of conditions, or raise InvalidArgument."""
     from evlog.model.queries import IfNone
 
+    if isinstance(conditions, IfNone):
+        return [], [conditions]
     given: list[Any] = (
         [conditions] if isinstance(conditions, IfNone | IfVersion) else list_of("conditions", conditions)
     )

@@ -7,7 +7,7 @@ between tokens become spaces: so one event is one line of output.
 from __future__ import annotations
 
 import sys
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from evlog.errors import EventTooLarge, InvalidEvent
 from evlog.model.events import (
@@ -18,19 +18,19 @@ from evlog.model.events import (
     EncodedEvents,
     NewEvent,
     check_type,
-    column_of,
 )
 from evlog.model.json_text import encode_json, make_decoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, Final
     from uuid import UUID
 
     from evlog.model.events import EncodedEvent
 
 _CONTENT_CODES: Final = {name: code for code, name in enumerate(CONTENT_TYPES)}
+_type_of: Final = itemgetter(0)  # of an encoded event
 _FIELDS: Final = tuple(map(attrgetter, ("type", "id", "data", "metadata", "tags", "content_type")))
 _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 _DIGITS_TO_ZERO: Final = bytes.maketrans(b"123456789", b"0" * 9)
@@ -56,7 +56,7 @@ def encode_events(events: Sequence[NewEvent]) -> Sequence[EncodedEvent]:
         if columns is not None:
             return columns
     encoded, unchecked = _encode_each(events)
-    _check_types(column_of(encoded, 0))
+    _check_types([*map(_type_of, encoded)])
     if unchecked and check_json(unchecked):
         # Valid JSON has no raw line break inside a string: all of them are between tokens.
         encoded = [
@@ -103,10 +103,12 @@ def _are_ids(ids: Sequence[Any]) -> bool:
     return [*map(type, ids)].count(bytes) == count == [*map(len, ids)].count(16)
 
 
-def _check_types(types: Iterable[Any]) -> None:
+def _check_types(types: Sequence[Any]) -> None:
     """Raise InvalidEvent if there is a type among these that no event can have."""
     try:
-        types = set(types) - _checked_types
+        if _checked_types.issuperset(types):
+            return  # the common case
+        types = [*set(types) - _checked_types]
     except TypeError:  # one cannot be hashed, so it is not a text
         pass
     for type in types:
@@ -133,9 +135,10 @@ def _encode_each(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequen
             code, data = _encode_data(event.content_type, data)
         id = event.id
         if id is not None:
-            # Compared by its name, so that a program without UUIDs does not import the class.
-            is_uuid = id.__class__.__name__ == "UUID"
-            id = id.int.to_bytes(16) if is_uuid else encode_id(id)  # type: ignore[union-attr]
+            if id.__class__.__name__ == "UUID":  # by its name: a program without UUIDs does not import it
+                id = id.int.to_bytes(16)  # type: ignore[union-attr]
+            elif id.__class__ is not bytes or len(id) != 16:
+                id = encode_id(id)
         metadata = event.metadata
         if metadata is not None:
             metadata = _encode_metadata(metadata)
@@ -267,8 +270,12 @@ def check_json(payloads: Sequence[bytes], field: str = "data") -> bool:
         InvalidEvent: the first that is not.
     """
     if len(payloads) == 1:
+        global _singles
         payload = payloads[0]
-        check = _single_checker()
+        check: Callable[[bytes], object] = _check_json_one  # after many payloads msgspec's import pays
+        if _singles >= _SINGLES_BEFORE_BULK or "msgspec" in sys.modules:
+            check = _bulk_checker()
+        _singles += 1
         try:
             payload.decode()
             check(payload)
@@ -321,16 +328,7 @@ def _check_json_one(payload: bytes) -> None:
 _strict_decode: Final = make_decoder(str)
 
 
-def _single_checker() -> Callable[[bytes], object]:
-    """Return a checker that needs no import; after many payloads, msgspec, whose import pays by then."""
-    global _singles
-    if "msgspec" in sys.modules or _singles >= _SINGLES_BEFORE_BULK:
-        return _bulk_checker()
-    _singles += 1
-    return _check_json_one
-
-
-_singles = 0
+_singles = 0  # payloads that were checked alone; a guess is enough: threads count without a lock
 
 
 def _bulk_checker() -> Callable[[bytes], object]:

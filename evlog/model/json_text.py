@@ -48,9 +48,11 @@ def make_decoder(number: Callable[[str], Any] | None = None) -> Callable[[str], 
     scan = make_scanner(_Options(number))  # type: ignore[arg-type]
 
     def decode(text: str) -> Any:
-        begin = len(text) - len(text.lstrip(" \t\n\r"))
-        value, end = _scan_with(scan, text, begin)
-        if text[end:].strip(" \t\n\r"):
+        try:
+            value, end = scan(text, 0)
+        except (StopIteration, SystemError):
+            value, end = _scan_with(scan, text, len(text) - len(text.lstrip(" \t\n\r")))
+        if end < len(text) and text[end:].strip(" \t\n\r"):
             raise _error("Extra data", text, end)
         return value
 

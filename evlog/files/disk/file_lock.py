@@ -33,11 +33,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Any, Final, TypeVar
+    from typing import Any, Final, TypeVar, TypeVarTuple
 
     from evlog.files.disk.files import Disk, WriteFile
 
     _T = TypeVar("_T")
+    _Arguments = TypeVarTuple("_Arguments")
 
 # Most locks are held for microseconds; the pause between two tries grows with the time that passed.
 _FIRST_PAUSE_SECONDS: Final = 0.0001
@@ -185,7 +186,7 @@ class FileLock:
         self._disk.close(held)
         self._threads.release()
 
-    def run(self, call: Callable[[], _T]) -> _T:
+    def run(self, call: Callable[[*_Arguments], _T], *arguments: *_Arguments) -> _T:
         """Return the result of a call that takes the lock and gives it back; it leaves no lock behind.
 
         An interrupt may come between the lock and a `try`, or right before a `finally` gives it back.
@@ -196,7 +197,7 @@ class FileLock:
         if self.is_mine():
             raise LockTimeout(self.path, 0.0)
         try:
-            return call()
+            return call(*arguments)
         except BaseException:
             if self.is_mine():
                 self._abandon()

@@ -498,6 +498,7 @@ class Log:
             with self.mutex:
                 try:
                     table.update(*self.view(), self.filter)
+                    return table
                 except SegmentMoved:
                     self.look()
         raise StoreBusy(self.store)

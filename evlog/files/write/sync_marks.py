@@ -199,7 +199,7 @@ class MarksLock:
         """
         if self._lock.is_mine():
             return call(self._lock.open(), False)
-        return self._lock.run(lambda: self._take_and_call(call))
+        return self._lock.run(self._take_and_call, call)
 
     def _take_and_call(self, call: Callable[[WriteFile, bool], _T]) -> _T:
         try:

@@ -77,6 +77,7 @@ _WANTED_LEAD_SECONDS: Final = 0.004
 # are of 13 appends instead of 8, and two cores make 1.15 times the appends. A longer one gains no more.
 _GATHER_SECONDS: Final = 0.00005
 _CONTENDED_APPENDS: Final = 32  # without any request, before a writer stops looking for them
+_PREPARE_EVERY: Final = 16  # appends that others made: this process may read meanwhile what they appended
 _MAX_TRIES: Final = 16  # after each round, or a pause where no writer leads, before it waits for the lock
 _FIRST_PAUSE_SECONDS: Final = 0.0001
 _LAST_PAUSE_SECONDS: Final = 0.016  # with 0.002, 200 writers make three quarters of the appends
@@ -106,7 +107,7 @@ class Writer:
         self._may_ask = sync and lock_timeout_seconds is None
         # Not guarded, hints only: an older value costs time, nothing else.
         self._contended = 0  # for how many more appends others are likely to wait for the lock, too
-        self._was_served = False  # another writer made the last append: it is likely to make the next, too
+        self._served_in_a_row = 0  # appends that other writers made: they are likely to make the next, too
         self._slots: list[Slot] = []  # every slot; not guarded: only `append` is used
         # Not guarded: a thread takes one by `pop` and gives it back by `append`.
         self._free_slots: list[Slot] = []
@@ -136,11 +137,12 @@ class Writer:
             StoreIOError: not acknowledged; open the store again.
         """
         append = self._prepared(request)
-        self._log.active.index.prepare_if_due()  # before the lock: it delays no other writer
-        if self._sync and not self._closed:
-            self._tail.prepare()
+        if not self._served_in_a_row:  # else it is done while this writer waits
+            self._log.active.index.prepare_if_due()  # before the lock: it delays no other writer
+            if self._sync and not self._closed:
+                self._tail.prepare()
         if self._may_ask and not (request.skip_known or request.system) and append.is_of_one_stream:
-            return self._lock.run(lambda: self._append_among_others(append))
+            return self._lock.run(self._append_among_others, append)
         result, point = self._with_lock(lambda: self._append_alone_locked(append))
         return self._acknowledge(result, point)
 
@@ -286,7 +288,7 @@ class Writer:
         slot = self._maybe_slot()
         held = waited = False
         try:
-            if slot is None or not self._was_served:
+            if slot is None or not self._served_in_a_row:
                 held = self._lock.maybe_acquire(wait_for_threads=not self._contended) is not None
             if not held:
                 waited = True
@@ -299,7 +301,7 @@ class Writer:
                         return self._served(append, place)
                 if not held:
                     held = self._wait_for_lock(slot)
-            self._was_served = False
+            self._served_in_a_row = 0
             if slot is not None and (waited or self._contended):
                 result, point = self._append_with_slot_locked(append, slot)
             else:
@@ -319,7 +321,8 @@ class Writer:
         Returns:
             Where the events are, or None; and whether this writer has the lock.
         """
-        if self._was_served:  # it is likely to lead soon; doing this then would delay all others
+        # It is likely to lead soon; doing this then would delay all others.
+        if self._served_in_a_row % _PREPARE_EVERY == 1:
             self._log.active.index.prepare()
         pause_seconds = _FIRST_PAUSE_SECONDS
         for _ in range(_MAX_TRIES):
@@ -359,7 +362,7 @@ class Writer:
 
     def _served(self, append: Append, place: Place) -> BatchResult:
         self._contended = _CONTENDED_APPENDS
-        self._was_served = True
+        self._served_in_a_row += 1
         return append.result_at(*place)
 
     def _append_with_slot_locked(self, append: Append, slot: Slot) -> tuple[BatchResult, SyncPoint | None]:
