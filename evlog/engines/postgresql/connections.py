@@ -180,15 +180,15 @@ class Session(psycopg.Connection["Row"]):
         pgconn.enter_pipeline_mode()
         for statements in transactions:
             for statement, parameters in statements:
-                formats = [1] * len(parameters)
+                given, formats = list(parameters), [1] * len(parameters)  # psycopg 3.2 takes no tuple
                 if not (self.prepares and statement.name):
-                    pgconn.send_query_params(statement.text, parameters, None, formats, 1)
+                    pgconn.send_query_params(statement.text, given, None, formats, 1)
                 else:
                     name = statement.name + suffix
                     if name not in prepared:
                         pgconn.send_prepare(name, statement.text)
                         prepares.append(name)
-                    pgconn.send_query_prepared(name, parameters, formats, 1)
+                    pgconn.send_query_prepared(name, given, formats, 1)
                 prepares.append(None)
             pgconn.pipeline_sync()
         received = self._receive(len(transactions), None if seconds is None else time.monotonic() + seconds)
