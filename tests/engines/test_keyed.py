@@ -84,7 +84,7 @@ def test_a_run_whose_own_write_was_not_answered_keeps_the_name() -> None:
 def test_a_run_that_was_killed_frees_the_name_and_can_save_nothing_any_more() -> None:
     records = MemoryRecords()
     dead = KeyedCheckpoint(records, "n", -1.0)  # its lease has ended when it begins
-    dead.renew = lambda: False  # type: ignore[assignment]
+    dead.renew = lambda: False  # type: ignore[method-assign]
     dead.acquire()
     dead.create(FIRST)
     one = held(records)
@@ -107,7 +107,7 @@ def test_the_lease_of_a_clock_that_was_ahead_ends_with_its_run(
         patch.setattr(time, "time_ns", lambda: now_ns() + 10**18)
         one = KeyedCheckpoint(records, "n", 0.5)
         if not lives:
-            one.renew = lambda: False  # type: ignore[assignment]
+            one.renew = lambda: False  # type: ignore[method-assign]
         one.acquire()
     other = KeyedCheckpoint(records, "n", 5.0 if lives else 0.2)
     if lives:
