@@ -166,6 +166,4 @@ def describe_error(error: Exception) -> str:
         text = f"{name}: {text}" if text else name
     if len(text) > MAX_ERROR_CHARACTERS:
         text = text[: MAX_ERROR_CHARACTERS - 1] + "…"
-    return text.encode(
-        errors="backslashreplace"
-    ).decode()  # a lone surrogate, as in a name of a file, is no UTF-8
+    return text.encode(errors="backslashreplace").decode()  # a lone surrogate is no UTF-8

@@ -24,6 +24,7 @@ from evlog.errors import CorruptionError, EvlogError, NotAStore
 from evlog.files.disk.watch import TICK_SECONDS, Watch
 from evlog.files.format.marks import MARK_BYTES, once_synced
 from evlog.files.log.read import read_log, selection_of
+from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,22 +52,13 @@ _UNKNOWN: Final = float("nan")
 _AHEAD_EVENTS: Final = 8
 
 
-class _ReadAhead:
-    """Events that were read before they were committed.
+class _ReadAhead(NamedTuple):
+    """Events that were read before they were committed."""
 
-    Args:
-        content: what must still be so when they are given out.
-        head: the last position then.
-        marks: what the file `durable` holds once their writer has synced them.
-    """
-
-    __slots__ = ("content", "events", "head", "marks")
-
-    def __init__(self, content: object, events: list[Event], head: int, marks: bytes) -> None:
-        self.content = content
-        self.events = events
-        self.head = head
-        self.marks = marks
+    content: object  # what must still be so when they are given out
+    events: list[Event]
+    head: int  # the last position then
+    marks: bytes  # what the file `durable` holds once their writer has synced them
 
 
 class CommittedFeed:
