@@ -220,10 +220,9 @@ class Core:
                 except Refused:
                     turn.lose()
                 except (StoreUnreachable, StoreThrottled) as error:
-                    is_throttled = isinstance(
-                        error, StoreThrottled
-                    )  # botocore has waited between its attempts
-                    if (is_throttled and not turn.is_unsure) or time.monotonic() >= deadline:
+                    # Where it is throttled, botocore has waited between its attempts.
+                    ends = isinstance(error, StoreThrottled) and not turn.is_unsure
+                    if ends or time.monotonic() >= deadline:
                         raise
                     time.sleep(_PAUSE_SECONDS)
                 moment = None
