@@ -96,9 +96,10 @@ def in_threads(calls: Iterable[Callable[[], object]]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(LONG_SECONDS)
     if errors:
         raise errors[0]
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def run_to_end(store: EventStore, name: str) -> list[int]:
