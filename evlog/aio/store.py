@@ -10,34 +10,34 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from evlog.aio.subscription import BYTES_AT_ONCE, AsyncSubscription
 from evlog.aio.workers import Workers
-from evlog.model.appends import ANY
 from evlog.model.checkpoints import check_subscription_name
 from evlog.store import EventStore
 from evlog.store import open as open_store
 from evlog.subscriptions.retry import check_handling
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
     from typing import Self
     from uuid import UUID
 
     from evlog.model.appends import AppendResult
-    from evlog.model.events import Event, NewEvent
-    from evlog.model.new_events import NewEvents
+    from evlog.model.events import Event
     from evlog.model.queries import Query, QueryResult
-    from evlog.model.types import Append, Condition, ExpectedVersion, OnFailure
+    from evlog.model.types import OnFailure
     from evlog.state.compute import State
-    from evlog.state.fold import Fold
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 _THREADS: Final = 32
 _FIRST_EVENTS: Final = 32
@@ -62,6 +62,20 @@ async def open(
     return AsyncStore(store, workers)
 
 
+def _with_parameters_of(
+    method: Callable[Concatenate[EventStore, _P], object],
+) -> Callable[[Callable[..., _T]], Callable[Concatenate[AsyncStore, _P], _T]]:
+    """Return a decorator: for type checkers and `help`, a method takes what a method of EventStore takes."""
+
+    def decorate(function: Callable[..., _T]) -> Callable[Concatenate[AsyncStore, _P], _T]:
+        returned = inspect.signature(function).return_annotation
+        signature = inspect.signature(method).replace(return_annotation=returned)
+        function.__signature__ = signature  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
 class AsyncStore:
     """An open store, for the tasks of one event loop. Made by `evlog.aio.open`; `async with` closes it.
 
@@ -80,108 +94,36 @@ class AsyncStore:
 
     # --- appending
 
-    async def append(
-        self,
-        stream: str,
-        events: Iterable[NewEvent],
-        expected: ExpectedVersion = ANY,
-        *,
-        conditions: Condition | Iterable[Condition] = (),
-    ) -> AppendResult:
+    @_with_parameters_of(EventStore.append)
+    async def append(self, *arguments: Any, **options: Any) -> AppendResult:
         """Append events to one stream, all of them or none; durable when this returns.
 
         Arguments and errors are those of `EventStore.append`. A task that is cancelled meanwhile does not
         know whether they were appended: give the events ids, or idempotency keys, where that matters.
         """
-        append = self.store.append
-        return await self._workers.submit(append, stream, events, expected, conditions=conditions)
+        return await self._workers.submit(self.store.append, *arguments, **options)
 
-    async def append_many(
-        self, appends: Iterable[Append] | NewEvents, *, conditions: Condition | Iterable[Condition] = ()
-    ) -> Sequence[AppendResult]:
+    @_with_parameters_of(EventStore.append_many)
+    async def append_many(self, *arguments: Any, **options: Any) -> Sequence[AppendResult]:
         """Append to several streams, all of it or nothing. As `EventStore.append_many`."""
-        return await self._workers.submit(self.store.append_many, appends, conditions=conditions)
+        return await self._workers.submit(self.store.append_many, *arguments, **options)
 
-    async def transact(
-        self,
-        about: str | Query,
-        decide: Callable[[list[Event]], Iterable[NewEvent | tuple[str, Iterable[NewEvent]]] | None],
-        *,
-        retries: int = 10,
-        key: str | None = None,
-    ) -> Sequence[AppendResult]:
+    @_with_parameters_of(EventStore.transact)
+    async def transact(self, *arguments: Any, **options: Any) -> Sequence[AppendResult]:
         """Read, decide, append. As `EventStore.transact`; `decide` is called in a thread."""
-        return await self._workers.submit(self.store.transact, about, decide, retries=retries, key=key)
+        return await self._workers.submit(self.store.transact, *arguments, **options)
 
     # --- reading
 
-    def read(
-        self,
-        stream: str,
-        from_version: int = 1,
-        to_version: int | None = None,
-        *,
-        types: Collection[str] | None = None,
-        tags: Collection[str] | None = None,
-        correlation: UUID | str | None = None,
-        metadata: Mapping[str, object] | None = None,
-        grep: str | Collection[str] | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> AsyncIterator[Event]:
+    @_with_parameters_of(EventStore.read)
+    def read(self, *arguments: Any, **options: Any) -> AsyncIterator[Event]:
         """Iterate over the visible events of one stream. As `EventStore.read`; errors come with an event."""
-        return self._iterate(
-            self.store.read,
-            stream,
-            from_version,
-            to_version,
-            types=types,
-            tags=tags,
-            correlation=correlation,
-            metadata=metadata,
-            grep=grep,
-            since=since,
-            until=until,
-            reverse=reverse,
-            limit=limit,
-        )
+        return self._iterate(self.store.read, *arguments, **options)
 
-    def read_all(
-        self,
-        after: int = 0,
-        to: int | None = None,
-        *,
-        category: str | None = None,
-        types: Collection[str] | None = None,
-        tags: Collection[str] | None = None,
-        correlation: UUID | str | None = None,
-        metadata: Mapping[str, object] | None = None,
-        grep: str | Collection[str] | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        reverse: bool = False,
-        limit: int | None = None,
-        include_system: bool = False,
-    ) -> AsyncIterator[Event]:
+    @_with_parameters_of(EventStore.read_all)
+    def read_all(self, *arguments: Any, **options: Any) -> AsyncIterator[Event]:
         """Iterate over the events of all streams. As `EventStore.read_all`; errors come with an event."""
-        return self._iterate(
-            self.store.read_all,
-            after,
-            to,
-            category=category,
-            types=types,
-            tags=tags,
-            correlation=correlation,
-            metadata=metadata,
-            grep=grep,
-            since=since,
-            until=until,
-            reverse=reverse,
-            limit=limit,
-            include_system=include_system,
-        )
+        return self._iterate(self.store.read_all, *arguments, **options)
 
     async def _iterate(
         self, read: Callable[..., Iterator[Event]], *arguments: Any, **options: Any
@@ -207,88 +149,20 @@ class AsyncStore:
         """Return the events that a query selects. As `EventStore.query`."""
         return await self._workers.submit(self.store.query, query)
 
-    async def state(
-        self,
-        stream: str | None = None,
-        fold: Fold | Callable[[Any, Event], Any] | None = None,
-        initial: Any = None,
-        *,
-        at: int | None = None,
-        until: datetime | None = None,
-        snapshot: str | None = None,
-        category: str | None = None,
-        types: Collection[str] | None = None,
-        tags: Collection[str] | None = None,
-        correlation: UUID | str | None = None,
-        metadata: Mapping[str, object] | None = None,
-        grep: str | Collection[str] | None = None,
-        since: datetime | None = None,
-        query: Query | str | None = None,
-    ) -> State:
+    @_with_parameters_of(EventStore.state)
+    async def state(self, *arguments: Any, **options: Any) -> State:
         """Fold events into a state. As `EventStore.state`; `fold` is called in a thread."""
-        return await self._workers.submit(
-            self.store.state,
-            stream,
-            fold,
-            initial,
-            at=at,
-            until=until,
-            snapshot=snapshot,
-            category=category,
-            types=types,
-            tags=tags,
-            correlation=correlation,
-            metadata=metadata,
-            grep=grep,
-            since=since,
-            query=query,
-        )
+        return await self._workers.submit(self.store.state, *arguments, **options)
 
     # --- following
 
-    def subscribe(
-        self,
-        name: str | None = None,
-        *,
-        after: int | None = None,
-        stream: str | None = None,
-        category: str | None = None,
-        types: Collection[str] | None = None,
-        tags: Collection[str] | None = None,
-        correlation: UUID | str | None = None,
-        metadata: Mapping[str, object] | None = None,
-        grep: str | Collection[str] | None = None,
-        since: datetime | None = None,
-        follow: bool = True,
-        idle: float | None = None,
-        timeout: float | None = None,
-        shard: tuple[int, int] | None = None,
-    ) -> AsyncSubscription:
+    @_with_parameters_of(EventStore.subscribe)
+    def subscribe(self, name: str | None = None, **options: Any) -> AsyncSubscription:
         """Follow the log. As `EventStore.subscribe`, which is called, and may fail, at the first event.
 
         Use it in `async with`, or close it: this saves the checkpoint of a name, and frees the name.
         """
-        store = self.store
-
-        def begin() -> Any:
-            return store.subscribe(
-                name,
-                after=after,
-                stream=stream,
-                category=category,
-                types=types,
-                tags=tags,
-                correlation=correlation,
-                metadata=metadata,
-                grep=grep,
-                since=since,
-                follow=follow,
-                idle=idle,
-                timeout=timeout,
-                shard=shard,
-            )
-
-        return AsyncSubscription(begin, name, idle)
+        return AsyncSubscription(partial(self.store.subscribe, name, **options), name, options.get("idle"))
 
     async def consume(
         self,
