@@ -1,7 +1,8 @@
-"""A store's numbers as OpenMetrics text, by prometheus_client.
+"""A store's numbers in Prometheus's text format, by prometheus_client.
 
 Names and units follow Prometheus's conventions: base units, `_total` for what only grows, and a point in time
-as `_timestamp_seconds`, from which a query computes the age.
+as `_timestamp_seconds`, from which a query computes the age. The text is in the older of the two formats:
+node_exporter, the Pushgateway and promtool refuse OpenMetrics.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from evlog.store import EventStore
     from evlog.subscriptions.named import SubscriptionInfo
 
-CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _STORE: Final[tuple[tuple[str, str, Callable[[StoreInfo], float]], ...]] = (
     ("evlog_head_position", "Last position of the log.", lambda info: info.last_position),
@@ -82,16 +83,15 @@ class StoreCollector(Collector):
             yield family
 
 
-def openmetrics(store: EventStore) -> bytes:
-    """Return the store's numbers as OpenMetrics text, of the media type CONTENT_TYPE.
+def prometheus_text(store: EventStore) -> bytes:
+    """Return the store's numbers as text for Prometheus, of the media type CONTENT_TYPE.
 
     Raises:
         As `EventStore.info` and `EventStore.subscriptions`.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(StoreCollector(store))
-    text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
-    return text
+    return generate_latest(registry)
 
 
 def _unit(name: str) -> str:

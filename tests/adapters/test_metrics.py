@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families
 
-from evlog.adapters.metrics import openmetrics
+from evlog.adapters.metrics import prometheus_text
 from evlog.store import EventStore
 from tests.support.helpers import new, small_store
 
 
 def samples(text: bytes) -> dict[tuple[str, str], float]:
     """Sample's name and subscription → value."""
-    families = list(text_string_to_metric_families(text.decode()))  # type: ignore[no-untyped-call]
+    families = list(text_string_to_metric_families(text.decode()))
+    types = {family.type for family in families}
+    assert types == {"counter", "gauge"}, "node_exporter drops a file with the types of OpenMetrics"
     return {
         (sample.name, sample.labels.get("subscription", "")): sample.value
         for family in families
@@ -27,7 +29,7 @@ def test_every_number_of_store_and_subscriptions_is_there(memory_path: Path) -> 
             store.append("s", [new(number)])
         read_up_to(store, "billing", 3)
         read_up_to(store, 'a "b"\\c', 9)
-        found = samples(openmetrics(store))
+        found = samples(prometheus_text(store))
         info = store.info()
         saved_us = store.subscription("billing").saved_us
     assert found["evlog_head_position", ""] == found["evlog_appended_events_total", ""] == 9
