@@ -23,7 +23,7 @@ from evlog.aio.workers import Workers
 from evlog.errors import EXIT_NOT_FOUND, EvlogError, InvalidArgument
 from evlog.web.live import Heads, Messages, heads_of, story_of
 from evlog.web.reading import number_of, read_page
-from evlog.web.shown import as_event, as_rows
+from evlog.web.shown import as_event
 from evlog.web.streams import StreamNames, recent_names
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ class _Answers:
         self._names = StreamNames(store)
 
     def events(self, query: QueryParams) -> Response:
-        page = read_page(self._store, query)
-        return JSONResponse(page._asdict() | {"events": as_rows(page.events)})
+        return JSONResponse(read_page(self._store, query)._asdict())
 
     def event(self, query: QueryParams) -> Response:
         return JSONResponse(as_event(self._store, self._find(query)))

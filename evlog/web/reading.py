@@ -2,7 +2,8 @@
 
 1. A page is a range of numbers: versions where one stream is selected, positions otherwise.
 2. The log is searched piece by piece. The pieces grow while they are searched quickly, so a selection that an
-   index answers needs few, and a pattern that occurs nowhere can be given up after each.
+   index answers needs few, and a pattern that occurs nowhere can be given up after each. A search ends also
+   inside a piece, after an event: a hundred events may have a gigabyte of data. Only rows of them are kept.
 3. An answer says how far it came. A page asks again from there, or stops.
 4. A search is for plain text, not a regular expression: one that backtracks without end would hold the
    interpreter's lock, and block every request and Ctrl-C until the process is killed.
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.matching import pattern_of_text
 from evlog.model.when import parse_when
+from evlog.web.shown import as_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +37,8 @@ _MOST_EVENTS: Final = 500
 class Page(NamedTuple):
     """Some events, the newest first, and how far the search for them came."""
 
-    events: list[Event]
+    events: list[dict[str, Any]]
+    """as rows"""
     bound: int
     """where to continue: before this number if it was searched backwards, else after it"""
     more: bool
@@ -57,9 +60,10 @@ class Selection(NamedTuple):
         """Return the last number."""
         return store.head if self.stream is None else store.stream_version(self.stream)
 
-    def number(self, event: Event) -> int:
+    def number(self, row: dict[str, Any]) -> int:
         """Return the number of an event."""
-        return event.position if self.stream is None else event.version
+        number: int = row["position" if self.stream is None else "version"]
+        return number
 
     def read(self, store: EventStore, after: int, to: int, *, reverse: bool, limit: int) -> Iterator[Event]:
         """Iterate over the events whose number is greater than `after`, up to and including `to`."""
@@ -124,7 +128,7 @@ def read_page(store: EventStore, query: QueryParams) -> Page:
     limit = number_of(query, "limit", _MOST_EVENTS) or 1
     high = top if before is None else max(0, min(top, before - 1))
     search = _search_older if query.get("order") != "newer" else _search_newer
-    events: list[Event] = []
+    events: list[dict[str, Any]] = []
     try:
         bound, more = search(store, selection, min(after, high), high, limit, events)
         problem = None
@@ -138,15 +142,15 @@ def read_page(store: EventStore, query: QueryParams) -> Page:
 
 
 def _search_older(
-    store: EventStore, selection: Selection, low: int, high: int, limit: int, found: list[Event]
+    store: EventStore, selection: Selection, low: int, high: int, limit: int, found: list[dict[str, Any]]
 ) -> tuple[int, bool]:
     """Add the last events in (low, high] to `found`; return before which to continue, and whether to."""
     clock = _Clock()
     while high > low and len(found) <= limit and not clock.is_over():
         begin = max(low, high - clock.piece)
         wanted = limit + 1 - len(found)  # one more, which says that there is one
-        found += selection.read(store, begin, high, reverse=True, limit=wanted)
-        high = begin
+        is_cut = clock.add(found, selection.read(store, begin, high, reverse=True, limit=wanted))
+        high = selection.number(found[-1]) - 1 if is_cut else begin
         clock.end_piece()
     if len(found) > limit:
         del found[limit:]
@@ -155,14 +159,15 @@ def _search_older(
 
 
 def _search_newer(
-    store: EventStore, selection: Selection, low: int, high: int, limit: int, found: list[Event]
+    store: EventStore, selection: Selection, low: int, high: int, limit: int, found: list[dict[str, Any]]
 ) -> tuple[int, bool]:
     """Add the first events in (low, high] to `found`; return after which to continue, and whether to."""
     clock = _Clock()
     while low < high and len(found) <= limit and not clock.is_over():
         end = min(high, low + clock.piece)
-        found += selection.read(store, low, end, reverse=False, limit=limit + 1 - len(found))
-        low = end
+        wanted = limit + 1 - len(found)
+        is_cut = clock.add(found, selection.read(store, low, end, reverse=False, limit=wanted))
+        low = selection.number(found[-1]) if is_cut else end
         clock.end_piece()
     if len(found) > limit:
         del found[limit:]
@@ -180,6 +185,14 @@ class _Clock:
     def __init__(self) -> None:
         self.piece = _FIRST_PIECE
         self._begin = self._piece_begin = time.monotonic()
+
+    def add(self, found: list[dict[str, Any]], events: Iterator[Event]) -> bool:
+        """Add rows of a piece's events until the time is over; return whether that left any out."""
+        for event in events:
+            found.append(as_row(event))
+            if time.monotonic() - self._begin > SEARCH_SECONDS:
+                return True
+        return False
 
     def end_piece(self) -> None:
         now = time.monotonic()

@@ -8,6 +8,7 @@ each page.
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from operator import itemgetter
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _LAST: Final = "\U0010ffff"
 _CATEGORIES: Final = 12
+_RECENT_SECONDS: Final = 0.3
 
 
 class StreamNames:
@@ -95,13 +97,14 @@ class StreamNames:
 
 def recent_names(store: EventStore, limit: int) -> dict[str, list[str]]:
     """Return the streams, categories, types and tags of the last events, the most frequent first."""
-    events = [
-        event for event in store.read_all(reverse=True, limit=limit) if event.stream[0] != SYSTEM_PREFIX
-    ]
-    found = {
-        "stream": (event.stream for event in events),
-        "category": (event.category for event in events),
-        "type": (event.type for event in events),
-        "tag": (tag for event in events for tag in event.tags),
-    }
-    return {name: [text for text, _ in Counter(texts).most_common(100)] for name, texts in found.items()}
+    found: dict[str, Counter[str]] = {name: Counter() for name in ("stream", "category", "type", "tag")}
+    end = time.monotonic() + _RECENT_SECONDS
+    for event in store.read_all(reverse=True, limit=limit):
+        if event.stream[0] != SYSTEM_PREFIX:
+            found["stream"][event.stream] += 1
+            found["category"][event.category] += 1
+            found["type"][event.type] += 1
+            found["tag"].update(event.tags)
+        if time.monotonic() > end:
+            break
+    return {name: [text for text, _ in counts.most_common(100)] for name, counts in found.items()}

@@ -44,6 +44,12 @@ FILTERS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No search ends because the machine is busy."""
+    monkeypatch.setattr(reading, "SEARCH_SECONDS", float(LONG_SECONDS))
+
+
 @contextmanager
 def filled(engine: str, path: Path) -> Iterator[EventStore]:
     where = str(path / "store") if engine == "directory" else f"memory://web-{next(NUMBERS)}"
@@ -86,7 +92,7 @@ def expected(store: EventStore, filter: dict[str, Any]) -> list[int]:
 def test_pages_hold_every_event_once(
     unchanged: EventStore, order: str, filter: dict[str, Any], pieces: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if pieces == "many":  # each answer has searched one piece only
+    if pieces == "many":  # each answer has searched one piece, or up to the first event that it found
         monkeypatch.setattr(reading, "_FIRST_PIECE", 7)
         monkeypatch.setattr(reading, "SEARCH_SECONDS", 0.0)
     bound = {} if order == "older" else {"after": 0}
@@ -94,8 +100,8 @@ def test_pages_hold_every_event_once(
     answers = 0
     while True:
         page = read_page(unchanged, query(**filter, **bound, order=order, limit=4))
-        assert len(page.events) <= 4
-        found += [event.position for event in page.events][:: 1 if order == "older" else -1]
+        assert len(page.events) <= (4 if pieces == "one" else 1)
+        found += [row["position"] for row in page.events][:: 1 if order == "older" else -1]
         answers += 1
         assert answers < 500
         if not page.more:
@@ -110,7 +116,7 @@ def test_new_events_are_those_behind_the_top(each_store: EventStore) -> None:
     first = read_page(each_store, query(type="Paid", limit=100))
     each_store.append("order-01", [NewEvent("Paid", 1), NewEvent("Other"), NewEvent("Paid", 2)])
     page = read_page(each_store, query(type="Paid", after=first.top, limit=100))
-    assert [event.json() for event in page.events] == [2, 1]
+    assert [row["data"] for row in page.events] == ["2", "1"]
     assert not page.more
     assert not read_page(each_store, query(type="Paid", after=page.top, limit=100)).events
 
@@ -125,7 +131,7 @@ def test_a_page_ends_at_damage_and_says_so(tmp_path: Path) -> None:
     assert page.problem is not None
     assert "damage" in page.problem or "CRC" in page.problem
     assert not page.more
-    assert [event.position for event in page.events] == list(range(300, 300 - len(page.events), -1))
+    assert [row["position"] for row in page.events] == list(range(300, 300 - len(page.events), -1))
 
 
 @pytest.mark.parametrize("text", ['"(x+x+)+y', "/(x+x+)+y/", "a.c[", "1.5$", "\\d"])
@@ -135,7 +141,7 @@ def test_a_text_is_searched_as_it_is_and_never_as_a_pattern(tmp_path: Path, text
             "s", [NewEvent("T", data, content_type="text") for data in (f"in {text} it", "x" * 5000, "abc")]
         )
         page = read_page(store, QueryParams(text=text))
-        assert [event.position for event in page.events] == [1]
+        assert [row["position"] for row in page.events] == [1]
 
 
 def test_data_is_cut_in_a_list_and_when_it_is_large(tmp_path: Path) -> None:
