@@ -79,7 +79,7 @@ def selection_of(query: QueryParams) -> Selection:
         InvalidArgument: a filter makes no sense.
     """
     now = datetime.now(UTC)
-    given = {name: query[name].strip() for name in query if query[name].strip()}
+    given = {name: query[name] for name in query if query[name]}
     options: dict[str, Any] = {
         name: parse_when(given[name], now) for name in ("since", "until") if name in given
     }
@@ -88,7 +88,7 @@ def selection_of(query: QueryParams) -> Selection:
     if "correlation" in given:
         options["correlation"] = given["correlation"]
     for name, option in (("type", "types"), ("tag", "tags")):
-        if texts := [text.strip() for text in query.getlist(name) if text.strip()]:
+        if texts := list(filter(None, query.getlist(name))):
             options[option] = texts
     stream, category = given.get("stream"), given.get("category")
     if category is not None:

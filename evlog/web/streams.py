@@ -1,8 +1,8 @@
 """The names of all streams, in order, for pages of them and for a search by prefix.
 
 A store has no index of its streams by name, so the names are collected once, and brought up to date from the
-events that came since. They take about 100 bytes of memory each. The figures of a stream are read for
-each page.
+events that came since; after a deletion they are collected again. They take about 100 bytes of memory each.
+The figures of a stream are read for each page.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from evlog.model.events import SYSTEM_PREFIX, category_of
+from evlog.model.events import METADATA_PREFIX, SYSTEM_PREFIX, category_of
 from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
@@ -67,13 +67,16 @@ class StreamNames:
         }
 
     def _update(self) -> None:
-        """Take in the streams that are new since the last call."""
-        store, head = self._store, self._store.head
-        if not self._position:
+        """Take in the streams that are new since the last call, or all if one may have been deleted."""
+        store, head, position = self._store, self._store.head, self._position
+        written = (
+            set(map(itemgetter(2), store.read_all(position, head, include_system=True))) if position else ()
+        )
+        if not 0 < position <= head or any(name.startswith(METADATA_PREFIX) for name in written):
+            self._names, self._categories = [], Counter()
             new = [info.stream for info in store.streams()]
         else:
-            written = set(map(itemgetter(2), store.read_all(self._position, head)))
-            new = [name for name in written if not self._knows(name)]
+            new = [name for name in written if name[0] != SYSTEM_PREFIX and not self._knows(name)]
         self._position = head
         if new:
             self._names = sorted(self._names + new)

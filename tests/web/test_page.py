@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, Request, ViewportSize, expect, sy
 
 import evlog
 from evlog import EventStore, NewEvent
+from evlog.web import reading
 from tests.support.helpers import flip_bit
 from tests.web.conftest import LONG_SECONDS, Served, chromium, serving_here
 
@@ -176,6 +177,33 @@ def test_more_than_a_page_at_once_leaves_the_newest_page(show: Show, own: Served
     assert positions(page) == list(range(1000, 900, -1))
 
 
+def test_lines_that_new_events_have_pushed_out_are_on_the_next_page(show: Show, own: Served) -> None:
+    page = show(served=own)
+    expect(page.locator("#live")).to_have_text("Live")
+    for end in range(50, 401, 50):
+        own.store.append("a", [NewEvent("T", number) for number in range(50)])
+        expect(page.locator(f"{LINES} .number").first).to_have_text(str(end))
+    assert positions(page) == list(range(400, 100, -1))
+    page.keyboard.press("n")
+    expect(page.locator(f"{LINES} .number").first).to_have_text("100")
+
+
+@pytest.mark.parametrize("seconds", [0.0, LONG_SECONDS])
+def test_new_events_are_all_shown_however_short_a_search_is(
+    show: Show, own: Served, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "SEARCH_SECONDS", seconds)
+    own.store.append("a", [NewEvent("T"), NewEvent("T")])
+    page = show(served=own)
+    expect(page.locator(LINES)).to_have_count(2)
+    first = page.locator(LINES).last.element_handle()
+    own.store.append("a", [NewEvent("T") for _ in range(30)])
+    expect(page.locator(LINES)).to_have_count(32)
+    assert positions(page) == list(range(32, 0, -1))
+    assert first is not None
+    assert first.evaluate("node => node.isConnected")  # it was not loaded again
+
+
 def test_a_server_that_has_ended_is_said(tab: Page, store: EventStore) -> None:
     page = tab  # its console tells of the lost connection, rightly
     with serving_here(store) as served:
@@ -227,6 +255,16 @@ def test_a_filter_that_makes_no_sense_says_why(tab: Page, served: Served) -> Non
     page.keyboard.press("Enter")
     expect(page.locator(LINES)).to_have_count(100)
     page.goto("about:blank")
+
+
+def test_a_name_with_spaces_leads_to_its_events(show: Show, own: Served) -> None:
+    own.store.append(" s ", [NewEvent("A"), NewEvent("B")])
+    page = show("streams", served=own)
+    page.locator("#streams a").click()
+    expect(page.locator(LINES)).to_have_count(2)
+    page.locator("#filters input[name=type]").fill(" B ")
+    page.keyboard.press("Enter")
+    expect(page.locator(LINES)).to_have_count(1)
 
 
 def test_back_leads_to_the_filters_before(show: Show) -> None:

@@ -184,6 +184,25 @@ def test_streams_come_in_pages_by_name(each_store: EventStore) -> None:
     }  # fmt: skip
 
 
+def test_a_deleted_stream_is_not_listed(tmp_path: Path) -> None:
+    with filled("directory", tmp_path) as store:
+        streams = StreamNames(store)
+        assert streams.page("cart-0", None, None, 100)["count"] == 5
+        store.delete_stream("cart-04")
+        page = streams.page("cart-0", None, None, 100)
+        assert [row["stream"] for row in page["streams"]] == ["cart-00", "cart-02", "cart-06", "cart-08"]
+        assert page["categories"] == [("order", 15), ("cart", 14)]
+        store.append("cart-04", [NewEvent("Again")])
+        assert streams.page("cart-0", None, None, 100)["count"] == 5
+
+
+def test_spaces_are_part_of_a_name_and_of_a_text(each_store: EventStore) -> None:
+    each_store.append(" s ", [NewEvent(" T ", "a b", tags=[" t "], content_type="text")])
+    for filter in ({"stream": " s "}, {"type": " T "}, {"tag": " t "}, {"text": " "}):
+        assert [row["stream"] for row in read_page(each_store, query(**filter)).events] == [" s "], filter
+    assert not read_page(each_store, query(text="a ", type="Paid")).events
+
+
 def test_names_for_the_filters_are_those_of_the_last_events(each_store: EventStore) -> None:
     names = recent_names(each_store, 10)
     assert names["stream"] == ["order-29"]

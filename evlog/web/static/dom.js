@@ -93,8 +93,9 @@ export async function ask(path, parameters = {}, signal = undefined) {
     if (value !== undefined && value !== null && value !== "") query.append(name, value);
   }
   const answer = await fetch(query.size ? `${path}?${query}` : path, {signal});
-  const found = await answer.json();
-  if (!answer.ok) throw new Error(found.problem);
+  const isJson = answer.headers.get("content-type") === "application/json";
+  const found = await (isJson ? answer.json() : answer.text());  // the guard refuses in plain text
+  if (!answer.ok) throw new Error(found.problem ?? found);
   return found;
 }
 

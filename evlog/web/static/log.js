@@ -101,7 +101,7 @@ async function load(place) {
       if (answer.more && found.length < PAGE) note(`Searching… ${newer ? "up" : "down"} to ${count(bound)} of ${count(answer.top)}. Esc stops.`);
       foot(place);
     } while (ended.more && found.length < PAGE);
-    if (newer && !ended.more && place.after !== "0") {
+    if (newer && !ended.more && !ended.problem && place.after !== "0") {
       const {after, ...rest} = place;
       replace(rest);  // the newest page was reached, and is full
       return;
@@ -170,18 +170,26 @@ async function lookForNew() {
   isStale = false;
   const key = shown;
   try {
-    const answer = await ask("events", {...filtersOf(place), after: top, limit: PAGE});
-    if (key !== shown || !isNewest) return;
+    const found = [];
+    let answer;
+    let head;
+    do {
+      answer = await ask("events", {...filtersOf(place), after: top, before: answer?.bound, limit: PAGE - found.length});
+      if (key !== shown || !isNewest) return;
+      head ??= answer.top;
+      found.push(...answer.events);
+    } while (answer.more && found.length < PAGE);
     if (answer.more) {  // more than a page has come: what is between is not shown
       if (scroll.scrollTop < 8) load(place);
       else waiting = null;
-    } else if (answer.events.length) {
-      if (scroll.scrollTop < 8) put(answer.events);
-      else if (waiting !== null && waiting.length <= MOST_LINES) waiting.unshift(...answer.events);
+    } else if (found.length) {
+      if (scroll.scrollTop < 8) put(found);
+      else if (waiting !== null && waiting.length <= MOST_LINES) waiting.unshift(...found);
     }
-    top = answer.top;
+    top = head;
     showWaiting();
     foot(place);
+    if (answer.problem) note(answer.problem);
   } catch (error) {
     note(error.message);
   } finally {
@@ -199,9 +207,11 @@ function put(more) {
   for (; events.length > MOST_LINES; events.pop()) {
     list.lastElementChild.remove();
     if (list.lastElementChild.className === "day") list.lastElementChild.remove();
+    ended = {...ended, more: true};
   }
   mark(place);
   note("");
+  foot(place);
 }
 
 function showWaiting() {
@@ -221,9 +231,11 @@ function takeWaiting() {
 
 // --- filters
 
+// Spaces around what was typed are left out, but not those of a text or of a name that a link has given.
 function readFilters() {
-  const given = Object.fromEntries(FILTERS.map((name) => [name, fields[name].value.trim()]).filter(([, value]) => value));
-  go({view: "log", ...given});
+  const place = here();
+  const valueOf = (name) => (name === "text" || fields[name].value === place[name] ? fields[name].value : fields[name].value.trim());
+  go({view: "log", ...Object.fromEntries(FILTERS.map((name) => [name, valueOf(name)]))});
 }
 
 function showFilters(place) {
