@@ -276,6 +276,24 @@ def test_a_command_that_takes_too_long_is_ended_and_has_failed(
     assert error == "ended, because it took longer than 3600 s: begun"
 
 
+def test_no_handler_of_sigchld_is_removed(filled: Evlog) -> None:
+    heard: list[int] = []
+
+    def hear(signum: int, _frame: object) -> None:
+        heard.append(signum)
+
+    former = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        assert filled("tail", "--exec", "true").code == 0
+        assert callable(signal.getsignal(signal.SIGCHLD))
+        signal.signal(signal.SIGCHLD, hear)
+        assert filled("tail", "--exec", "true").code == 0
+        assert signal.getsignal(signal.SIGCHLD) is hear
+        assert len(heard) >= 5
+    finally:
+        signal.signal(signal.SIGCHLD, former)
+
+
 def test_the_pause_between_two_tries_can_be_chosen(evlog: Evlog) -> None:
     evlog("append", "s", "T")
     result = run_process("tail", "--exec", "exit 3", "--retries", "3", "--retry-delay", "0")

@@ -253,18 +253,22 @@ class Child:
 
 
 class _ChildSignal:
-    """A descriptor that is readable after a child has ended or stopped, until it is closed."""
+    """A descriptor that is readable after a child has ended or stopped, until it is closed.
+
+    The handler of SIGCHLD stays for good: Python reports a signal that comes while its handler is removed, on
+    stderr.
+    """
 
     def __init__(self) -> None:
         self.fd, self._writing = os.pipe()
         os.set_blocking(self.fd, False)
         os.set_blocking(self._writing, False)
-        self._former = signal.signal(signal.SIGCHLD, _ignore)
+        if not callable(signal.getsignal(signal.SIGCHLD)):
+            signal.signal(signal.SIGCHLD, _ignore)
         self._former_fd = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
 
     def close(self) -> None:
         signal.set_wakeup_fd(self._former_fd)
-        signal.signal(signal.SIGCHLD, self._former or signal.SIG_DFL)
         _close(self.fd, self._writing)
 
     def clear(self) -> None:
