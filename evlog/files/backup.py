@@ -63,7 +63,7 @@ def backup_store(
     """
     log = Log(store)
     is_new = _check_place(log, out)
-    disk.make_dir(out)
+    disk.make_dir(out, like=store)
     disk.make_dir(paths.segments_path(out))
     lock = FileLock(paths.compaction_path(out), 0.0, disk, readable=False)
     try:

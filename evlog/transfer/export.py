@@ -21,7 +21,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
 from evlog.errors import EvlogError, InvalidArgument, StoreAccessDenied, StoreFull, SystemCallFailed
-from evlog.files.disk.files import WriteBack
+from evlog.files.disk.files import WriteBack, take_over
 from evlog.files.disk.opening import NO_ROOM
 from evlog.files.write.create import maybe_store_around
 from evlog.model.events import BatchedEvents, Event
@@ -166,7 +166,7 @@ def export(
                     output.close()
                 raise
             output.close()
-            _put_in_place(temporary, path)
+            _put_in_place(temporary, fd, path)
     except OSError as error:
         raise _refusal(path, error) from error
     return ExportResult(path, count, output.position)
@@ -202,13 +202,15 @@ def _write_events(
 def _temporary(path: str) -> Iterator[tuple[str, int]]:
     """Create a file beside the path, locked; at the end remove it, unless it has taken the path's name.
 
+    Where there is a file at the path, no other user can read the new one before it has that file's mode.
+
     Yields:
         Its path, and a descriptor of it.
     """
     _remove_leftovers(path)
     while True:
         name = f"{path}.{os.urandom(4).hex()}.tmp"
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600 if os.path.exists(path) else 0o666)
         try:
             with suppress(OSError):  # a file system without locks: then nothing is removed either
                 fcntl.flock(fd, fcntl.LOCK_EX)
@@ -306,12 +308,16 @@ def _pieces(events: Iterable[Event]) -> Iterator[Sequence[Record]]:
         yield piece
 
 
-def _put_in_place(temporary: str, path: str) -> None:
-    fd = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _put_in_place(temporary: str, fd: int, path: str) -> None:
+    """Rename the file, which takes owner, group and mode from the one that it replaces; all is durable then.
+
+    Args:
+        fd: of the temporary file.
+    """
+    with suppress(FileNotFoundError):
+        old = os.stat(path)
+        take_over(fd, os.fstat(fd), old, stat.S_IMODE(old.st_mode))
+    os.fsync(fd)
     os.replace(temporary, path)
     directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
     try:

@@ -89,7 +89,7 @@ class RecordingDisk(Disk):
         self.syncs = 0
         self.during_sync: Callable[[], None] | None = None
 
-    def make_dir(self, path: str) -> None:
+    def make_dir(self, path: str, *, like: str | None = None) -> None:
         missing = []
         while not os.path.isdir(path):
             missing.append(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,14 @@ def test_a_copy_has_everything_and_is_a_store(store: EventStore, out: str) -> No
     with evlog.open(out) as copy:
         assert copy.append("s-1", [new()]).first_position == done.position + 1
         assert copy.verify().ok
+
+
+def test_a_copy_has_no_permission_that_the_store_does_not_have(store: EventStore, out: str) -> None:
+    os.chmod(store.path, 0o700)
+    backup_store(store.path, out)
+    assert stat.S_IMODE(os.stat(out).st_mode) == 0o700
+    evlog.salvage_store(store.path, f"{out}-2")
+    assert stat.S_IMODE(os.stat(f"{out}-2").st_mode) == 0o700
 
 
 def test_the_next_run_copies_what_is_new(store: EventStore, out: str) -> None:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sqlite3
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -352,6 +353,25 @@ def test_a_run_that_fails_leaves_the_file_before(store: EventStore, memory_path:
             export(path, fails, append=append)
     assert path.read_bytes() == before
     assert sorted(os.listdir(memory_path)) == sorted([path.name, "store"])
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o444, 0o664])
+def test_a_file_that_is_replaced_keeps_its_mode(
+    store: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    path = memory_path / "out.jsonl"
+    run(store, path)
+    path.chmod(mode)
+    meanwhile: set[int] = set()
+
+    def events(after: int) -> Iterator[Event]:
+        meanwhile.update(stat.S_IMODE(found.stat().st_mode) for found in memory_path.glob("*.tmp"))
+        return store.read_all(after)
+
+    for append in (False, True):
+        export(path, events, append=append)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert meanwhile == {0o600}
 
 
 def test_a_full_disk_leaves_the_file_before(

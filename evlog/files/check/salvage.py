@@ -5,6 +5,7 @@
    damaged one the whole records are written again, with gaps, as a compaction would leave it.
 3. Without a manifest, or with one that is older than a log, the logs' headers tell which segments there were.
 4. The source is only read. The new store exists once its manifest does, which is written last.
+5. A run that fails removes what it has copied, so that it can be repeated. One that is killed leaves it.
 """
 
 from __future__ import annotations
@@ -93,7 +94,23 @@ def salvage_store(
         raise NotAStore(out, "something is there already, and a salvage writes a new store")
     check_outside(out, store)
     manifest, tasks = _find_segments(store)
-    disk.make_dir(out)
+    disk.make_dir(out, like=store)
+    try:
+        return _copy_store(store, manifest, tasks, out, progress, disk)
+    except (Exception, KeyboardInterrupt):
+        if not os.path.lexists(paths.manifest_path(out)):
+            disk.remove_tree(out)
+        raise
+
+
+def _copy_store(
+    store: str,
+    manifest: Manifest,
+    tasks: Sequence[SegmentTask],
+    out: str,
+    progress: Progress | None,
+    disk: Disk,
+) -> SalvageReport:
     disk.make_dir(paths.segments_path(out))
     total, done = sum(task.size for task in tasks), 0
     kept: list[SegmentInfo] = []

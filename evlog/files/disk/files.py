@@ -82,18 +82,21 @@ class WriteBack:
 class Disk:
     """Writes to the real file system. Nothing here buffers, retries or hides an error."""
 
-    def make_dir(self, path: str) -> None:
+    def make_dir(self, path: str, *, like: str | None = None) -> None:
         """Make a directory and those above it; durable only after `sync_dir` of the one above.
 
         One of the store's own directories takes owner, group and mode from the store.
+
+        Args:
+            like: a directory that is copied; the new one gets no permission that this one does not have.
         """
         if not path.endswith(OWN_DIRECTORIES):
-            _make_dirs(path)
+            _make_dirs(path, 0o777 if like is None else os.stat(like).st_mode & 0o777)
             return
         try:
             above = os.stat(os.path.dirname(path))
             os.mkdir(path)
-            _take_over(path, os.lstat(path), above, above.st_mode & 0o7777)
+            take_over(path, os.lstat(path), above, above.st_mode & 0o7777)
         except FileExistsError:
             check_directory(f"{path}/")
         except OSError as error:
@@ -123,7 +126,7 @@ class Disk:
                 mode = directory.st_mode & 0o666
                 if not readable:  # the read bits only where the write bits are
                     mode = mode & 0o222 | (mode & 0o222) << 1
-                _take_over(fd, status, directory, mode | 0o600)
+                take_over(fd, status, directory, mode | 0o600)
                 return file
         try:
             fd, status = open_file(path, os.O_RDWR)
@@ -222,6 +225,12 @@ class Disk:
         except OSError as error:
             raise error_for(error, path) from error
 
+    def remove_tree(self, path: str) -> None:
+        """Remove a directory with all that is in it, as far as the system lets it."""
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+
     def create_file(self, path: str, content: bytes) -> None:
         """Make a file that holds exactly the content, synced; its name is not durable yet."""
         file = self.open(path, create=True, truncate=True)
@@ -280,9 +289,9 @@ class Disk:
 DISK: Final = Disk()
 
 
-def _make_dirs(path: str) -> None:
+def _make_dirs(path: str, mode: int) -> None:
     try:
-        os.makedirs(path, exist_ok=True)
+        os.makedirs(path, mode, exist_ok=True)
     except (FileExistsError, FileNotFoundError) as error:
         # A file, or a link to nothing, is in the way; or a file system such as /proc makes no directories.
         raise StoreAccessDenied(path, "no directory can be made there", creating=True) from error
@@ -324,13 +333,13 @@ else:
     _sync_data = os.fdatasync
 
 
-def _take_over(target: int | str, made: os.stat_result, directory: os.stat_result, mode: int) -> None:
-    """Give a new file or directory the owner, group and mode that follow from its directory.
+def take_over(target: int | str, made: os.stat_result, model: os.stat_result, mode: int) -> None:
+    """Give a new file or directory a mode, and the owner and group of its model: its directory, say.
 
     What this user may not give stays as it is; the group gets no permission where it is another group.
     """
-    owner = directory.st_uid if os.geteuid() == 0 and made.st_uid != directory.st_uid else -1
-    group = directory.st_gid if made.st_gid != directory.st_gid else -1
+    owner = model.st_uid if os.geteuid() == 0 and made.st_uid != model.st_uid else -1
+    group = model.st_gid if made.st_gid != model.st_gid else -1
     if owner != -1 or group != -1:
         try:
             os.chown(target, owner, group)

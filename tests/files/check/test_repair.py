@@ -10,9 +10,10 @@ import pytest
 
 import evlog
 from evlog import EventStore, Loss
-from evlog.files.check import repair
+from evlog.files.check import repair, salvage
 from evlog.files.check.repair import find_losses, repair_store
 from evlog.files.check.task import SegmentTask
+from evlog.files.disk.files import Disk
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.sorted_index import page_crcs
@@ -287,6 +288,25 @@ def test_salvage_never_writes_where_something_is(filled: EventStore, memory_path
     for place in (out, out / "x", Path(filled.path)):
         with pytest.raises(evlog.NotAStore):
             evlog.salvage_store(filled.path, place)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_salvage_that_fails_removes_what_it_copied(
+    filled: EventStore, memory_path: Path, is_there: bool
+) -> None:
+    class FullDisk(Disk):
+        def create_file(self, path: str, content: bytes) -> None:
+            if path.endswith(".types"):
+                raise evlog.StoreFull(path, "no room")
+            super().create_file(path, content)
+
+    out = memory_path / "out"
+    if is_there:
+        out.mkdir()
+    with pytest.raises(evlog.StoreFull):
+        salvage.salvage_store(filled.path, str(out), disk=FullDisk())
+    assert not out.exists()
+    assert salvaged(filled, memory_path)[1].ok
 
 
 @pytest.mark.parametrize("has_manifest", [True, False])
