@@ -77,10 +77,19 @@ class Fold:
         """Return the state as JSON, or raise InvalidArgument."""
         try:
             raw = dump_json(self._plain(state), "state")
+            kept = self.decode(raw)
+            is_same = self._kind not in _UNTYPED or _is_same(kept, state)
+        except RecursionError:
+            raise InvalidArgument("the state is nested too deeply") from None
         except InvalidEvent as error:
             hint = _GIVE_KIND if self._kind in _UNTYPED else None
             raise InvalidArgument(f"the state {error.reason}", hint) from None
-        if self._kind in _UNTYPED and not _is_same(msgspec.json.decode(raw), state):
+        except ValueError as error:  # a snapshot that cannot be decoded would be rebuilt each time
+            reason = str(error).partition("\n")[0]
+            raise InvalidArgument(
+                f"the state is not of the kind {self._kind}: {reason}", _GIVE_KIND
+            ) from None
+        if not is_same:
             raise InvalidArgument(
                 "the state is not JSON, in which dates, Decimals and classes do not exist", _GIVE_KIND
             )
@@ -101,7 +110,7 @@ class Fold:
             return msgspec.json.decode(raw)
         if hasattr(self._kind, "model_validate_json"):  # pydantic
             return self._kind.model_validate_json(raw)
-        return msgspec.json.decode(raw, type=self._kind)
+        return msgspec.json.decode(raw, type=self._kind, dec_hook=_make)
 
     def check_named(self) -> None:
         """Raise InvalidArgument if snapshots could not tell the fold from another one."""
@@ -109,17 +118,22 @@ class Fold:
             raise InvalidArgument("a snapshot needs to know its fold; give Fold(…, name=…)")
 
 
+def _make(kind: Any, value: Any) -> Any:
+    """Return a value of a type that msgspec does not know, such as a Counter."""
+    return kind(value)
+
+
 def _is_same(kept: Any, state: Any) -> bool:
-    """Return whether a fold can go on with the state that was kept; a list will do for a tuple."""
-    return bool(kept == state) or bool(kept == _with_lists(state))
+    """Return whether a fold can go on with the state that was kept; a list will do for a tuple.
 
-
-def _with_lists(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_lists(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_lists(each) for each in value]
-    return value
+    A named tuple, a Counter or an enum's member is equal to what JSON makes of it, but cannot do the same.
+    """
+    kind = state.__class__
+    if kind is dict is kept.__class__ and kept.keys() == state.keys():
+        return all(map(_is_same, map(kept.__getitem__, state), state.values()))
+    if kept.__class__ is list and (kind is list or kind is tuple):
+        return all(map(_is_same, kept, state))
+    return kept.__class__ is kind and bool(kept == state)
 
 
 # --- the default
