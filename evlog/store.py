@@ -43,7 +43,7 @@ from evlog.model.events import (
     id_text,
     upcast_all,
 )
-from evlog.model.filters import LogSelection, StreamSelection, make_filter
+from evlog.model.filters import LogSelection, StreamSelection, check_category, make_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -630,7 +630,8 @@ class EventStore:
             include_deleted: also streams that were deleted; nothing of them is visible.
             include_system: also the store's own, whose names begin with `$`.
         """
-        check_texts(category=category, prefix=prefix)
+        check_texts(prefix=prefix)
+        check_category(category)
         return self.engine.streams(
             category, prefix, include_deleted=include_deleted, include_system=include_system
         )

@@ -230,8 +230,7 @@ def make_filter(
     asked = stream, category, types, since, until, correlation, metadata, grep
     if asked == _NOTHING and not tags and not include_system:
         return ANYTHING  # the common case: ten times as fast as the code below
-    if category is not None and not isinstance(category, str):
-        raise InvalidArgument(f"category is {category!r}; give a text")
+    check_category(category)
     if isinstance(types, str):
         raise InvalidArgument(f"types is the text {types!r}; give a list of event types")
     if correlation is not None or metadata is not None or grep is not None:
@@ -255,6 +254,18 @@ def make_filter(
         until_us=_microseconds(until),
         include_system=include_system,
     )
+
+
+def check_category(category: str | None) -> None:
+    """Raise InvalidArgument for a text that no stream has as its category."""
+    if category is None:
+        return
+    if not isinstance(category, str):
+        raise InvalidArgument(f"category is {category!r}; give a text")
+    if "-" in category:
+        raise InvalidArgument(
+            f"invalid category {category!r:.80}; use the part of a stream's name before its first -"
+        )
 
 
 def _microseconds(moment: datetime | None) -> int | None:

@@ -38,6 +38,9 @@ class ReadTests(EngineTests):
         assert numbers(filled.read_all(category="b", types=["T", "none"], limit=2)) == [2, 6]
         assert numbers(filled.read("a-0", types=["U"])) == []
         assert numbers(filled.read_all(types=[])) == []
+        for read in (filled.read_all, filled.streams):
+            with pytest.raises(InvalidArgument, match="invalid category 'a-1'"):
+                read(category="a-1")
 
     def test_times_bound_a_read(self, filled: EventStore) -> None:
         events = list(filled.read_all())
