@@ -223,7 +223,7 @@ class Database:
                 if categories is None or category_of(name) in categories
             ]
         elif bounds.category is not None:
-            filters = [filter.replace(category=name) for name in _possible(bounds.category) or ()]
+            filters = [filter.replace(category=name) for name in _categories(bounds.category)]
         if filter.types == ():
             return
         selections = [LogSelection(after, to, each, reverse=reverse) for each in filters]
@@ -234,7 +234,7 @@ class Database:
     def _list(self, bounds: Bounds) -> Iterator[list[StreamInfo]]:
         categories: Iterable[str | None] = [None]
         if bounds.category is not None:
-            categories = _possible(bounds.category) or ()
+            categories = _categories(bounds.category)
         for category in categories:
             streams = self._store.streams(category)
             while batch := list(islice(streams, _BATCH)):
@@ -341,6 +341,11 @@ def _possible(names: frozenset[str] | None) -> list[str] | None:
     return sorted(
         name for name in names if maybe_name_fault(name) is None and not name.startswith(SYSTEM_PREFIX)
     )
+
+
+def _categories(names: frozenset[str]) -> list[str]:
+    """Return the names that categories can have: that of the stream `-1` is empty."""
+    return [name for name in sorted(names) if "-" not in name and _possible(frozenset({f"{name}-"}))]
 
 
 def _reason(error: Exception) -> str:

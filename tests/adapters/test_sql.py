@@ -398,6 +398,14 @@ def test_a_failure_at_a_value_is_a_failed_query(store: EventStore) -> None:
     assert not isinstance(caught.value, duckdb.Error)
 
 
+def test_a_category_is_what_is_before_the_first_dash(store: EventStore) -> None:
+    store.append("-1", [NewEvent("Odd")])
+    streams = "select stream from {} where category {}"
+    for view in ("events", "streams"):
+        assert values(store, streams.format(view, "= ''")) == ["-1"]
+        assert values(store, streams.format(view, "in ('order-1', '$schemas', '-')")) == []
+
+
 def test_a_scan_ends_where_the_database_was_made(store: EventStore) -> None:
     with Database(store) as database:
         store.append("order-1", [NewEvent("Late")])

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from hashlib import md5
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,24 @@ def test_values_are_json(shop: Evlog) -> None:
         b'{"a":1.50,"b":"nan","c":12345678901234567890,"d":"x\\"%s","e":null,"f":[1,2],"g":{"k":"2020-01-02"},'
         b'"h":{"months":0,"days":0,"seconds":93600.0},"i":"AA==","a_1":true,"k":{"n": 1.0}}\n'
     )
+
+
+def test_json_of_several_lines_is_printed_as_one(shop: Evlog) -> None:
+    assert shop("sql", "select '[1,\n2]'::json as a").out == b'{"a":[1, 2]}\n'
+
+
+def test_large_numbers_have_no_sign(shop: Evlog) -> None:
+    assert shop("sql", "select md5_number('b') as a").line["a"] == int.from_bytes(
+        md5(b"b").digest(), "little"
+    )
+
+
+@pytest.mark.parametrize("value", ["'infinity'::date", "['12000-01-01'::timestamp]", "make_timestamp_ns(1)"])
+def test_a_value_that_cannot_be_printed_is_a_usage_error(shop: Evlog, value: str) -> None:
+    result = shop("sql", f"select {value} as a")
+    assert result.code == 2
+    assert "cannot be printed; cast the column to varchar" in result.err
+    assert shop("sql", f"select ({value})::varchar as a").line["a"]
 
 
 def test_csv_has_texts(shop: Evlog) -> None:

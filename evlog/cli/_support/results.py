@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from evlog.cli._support.clock import readable_time
 from evlog.cli._support.output import csv_cells, csv_rows
+from evlog.errors import InvalidArgument
 from evlog.model.json_lines import encode_time, quote
 
 if TYPE_CHECKING:
@@ -74,7 +75,11 @@ def _as_json(type: str, column: Any) -> Iterable[bytes]:
     if type == _MOMENT:
         return [b"null" if at is None else b'"%b"' % encode_time(at) for at in _microseconds(column)]
     make = _MAKERS.get(type, _encode)
-    return [b"null" if value is None else make(value) for value in column.to_pylist()]
+    try:
+        values = column.to_pylist()
+    except (OverflowError, ValueError):  # such as a date after the year 9999
+        raise InvalidArgument(f"a {type} cannot be printed", "cast the column to varchar") from None
+    return [b"null" if value is None else make(value) for value in values]
 
 
 def _as_texts(type: str, column: Any) -> Iterable[str]:
@@ -100,12 +105,17 @@ def _interval(value: Any) -> bytes:
     return _encode({"months": months, "days": days, "seconds": nanoseconds / 1e9})
 
 
+def _json(text: str) -> bytes:
+    return text.replace("\n", " ").encode()  # a query can write JSON of several lines
+
+
 _MAKERS: Final[dict[str, Callable[[Any], bytes]]] = {
-    "JSON": str.encode,
+    "JSON": _json,
     "VARCHAR": quote,
     "DOUBLE": _number,
     "FLOAT": _number,
     "INTERVAL": _interval,
+    "UHUGEINT": lambda value: b"%d" % (int(value) % 2**128),  # Arrow has it with a sign
 }
 
 
