@@ -124,15 +124,14 @@ def compute(
     Raises:
         CorruptionError: an event is damaged. What the fold or `upcast` raises.
     """
-    if snapshot is None:
-        return _folded(engine, selection, fold, None, selection.at, upcast)[0]
-    check_subscription_name(snapshot, "snapshot")
-    fold.check_named()
-    stream = selection.stream
-    end = selection.at
+    stream, end = selection.stream, selection.at
     if stream is None:
         head = engine.head()
         end = head if end is None else min(end, head)
+    if snapshot is None:
+        return _folded(engine, selection, fold, None, end, upcast)[0]
+    check_subscription_name(snapshot, "snapshot")
+    fold.check_named()
     # Counted before the events are read, because a compaction or a redaction may come during the read.
     removals = engine.removals() if stream is None else 0
     redactions = engine.versions([REDACTIONS_STREAM])[0]
@@ -186,8 +185,6 @@ def _folded(
         start = State(value, base.events, base.version, base.position, base.time_us)
         first_version = base.first_version
         after = base.version if is_stream else base.position
-    if not is_stream and end is None:
-        end = engine.head()
     events = selection.read(engine, after, end)
     if is_stream and kept is None:
         from itertools import chain

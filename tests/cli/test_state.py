@@ -38,6 +38,7 @@ def test_a_stream_s_state(shop: Evlog) -> None:
     assert line["time"] == shop("show", "4").line["time"]
     assert shop("state", "order-1", "--at", "1").line["state"] == {"total": 3, "by": "ann"}
     assert shop("state", "order-1", "-o", "data").out == b'{"total":4}\n'
+    assert shop("state", "--at", "99").line["position"] == shop("info").line["last_position"]
     before = shop("state", "order-1", "--at", "0").line
     assert (before["state"], before["events"], before["time"]) == (None, 0, None)
 
