@@ -318,7 +318,7 @@ def _uuid_bytes(text: str) -> bytes:
         return UUID(text).bytes
     except ValueError:
         raise InvalidEvent(
-            "id", f"{text[:80]!r} is not a UUID; --id-field takes other texts as keys"
+            "id", f"{text[:80]!r} is not a UUID; `evlog append --id-field` takes other texts as keys"
         ) from None
 
 

@@ -141,6 +141,13 @@ def test_a_misspelt_stream_is_answered_with_its_name_but_never_with_another_numb
     assert "`evlog streams` lists the streams" in evlog(command, name).err
 
 
+def test_a_deleted_stream_is_not_suggested_for_itself(evlog: Evlog) -> None:
+    evlog("append", "order-42", "T")
+    evlog("delete", "order-42")
+    result = evlog("state", "order-42")
+    assert (result.code, result.err.partition("; ")[2]) == (5, "`evlog streams` lists the streams\n")
+
+
 @pytest.mark.parametrize("name", ["order", "order-", "order-*", "order*"])
 @pytest.mark.parametrize("command", ["read", "tail"])
 def test_a_category_that_is_read_as_a_stream_is_pointed_to(

@@ -47,7 +47,7 @@ def missing_stream(store: EventStore, stream: str, command: str) -> errors.Strea
     from evlog.cli._support.slips import LEAST_ALIKE
 
     # A list of all streams would take seconds where there are many.
-    recent = {event.stream for event in store.read_all(max(0, store.head - _RECENT_EVENTS))}
+    recent = {event.stream for event in store.read_all(max(0, store.head - _RECENT_EVENTS))} - {stream}
     category = stream.rstrip("*").rstrip("-")
     if category in map(category_of, recent):
         return StreamNotFound(
