@@ -25,14 +25,15 @@ class _Options:
     """What the scanner asks its decoder for."""
 
     strict = True
-    object_hook = None
-    object_pairs_hook = None
     parse_constant = staticmethod(_refuse_constant)
 
     def __init__(self, number: Callable[[str], Any] | None) -> None:
         self.parse_int = number or int
         self.parse_float = number or float
         self.memo: dict[str, str] = {}
+
+    def __getattr__(self, name: str) -> None:
+        """Leave out every hook, also one that a later Python adds, as 3.15 did."""
 
 
 def make_decoder(number: Callable[[str], Any] | None = None) -> Callable[[str], Any]:
