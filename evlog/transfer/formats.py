@@ -93,8 +93,21 @@ def _open(path: str, name: str, mode: str) -> IO[bytes]:
         if mode == "rb":
             reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
             return io.BufferedReader(reader)
-        return zstandard.ZstdCompressor().stream_writer(file, closefd=True)
+        return _ZstdFile(file, zstandard.ZstdCompressor().stream_writer(file))  # type: ignore[return-value]
     return open(path, mode)
+
+
+class _ZstdFile:
+    """A file to write to. zstandard's own writer leaves the file open when it cannot write its last bytes."""
+
+    def __init__(self, file: IO[bytes], writer: IO[bytes]) -> None:
+        self._file = file
+        self._writer = writer
+        self.write = writer.write
+
+    def close(self) -> None:
+        with self._file:
+            self._writer.close()
 
 
 def _last_line(path: str, name: str) -> bytes:

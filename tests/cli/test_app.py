@@ -250,6 +250,8 @@ sys.argv = ["evlog", *sys.argv[1:]]
 from evlog.cli import app
 code = app.run(sys.argv[1:])
 found = {"rich", "msgspec", "filelock", "csv", "hashlib", "dataclasses"} & set(sys.modules)
+if "typer" in sys.modules:  # it imports traceback, which from Python 3.14 on imports dataclasses
+    found.discard("dataclasses")
 print(code, sorted(found), file=sys.stderr)
 """
 

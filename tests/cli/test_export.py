@@ -115,7 +115,7 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(evlog: Evlog, here: Path, s
         f"out{suffix}",
         "-s",
         "x",
-        env=NO_BYTECODE,
+        env={**NO_BYTECODE, "PYTHONWARNINGS": "always::ResourceWarning"},  # about a file that is left open
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
     assert done.code == 9
