@@ -22,6 +22,7 @@ from evlog.model.json_lines import (
     own_decoder,
     quote,
 )
+from tests.support.helpers import TOO_DEEP
 
 ID = uuid.UUID("01930000-0000-7000-8000-00000000002a")
 TIME_US = 1_795_431_060_123_456
@@ -196,7 +197,7 @@ def test_an_id_is_a_uuid_in_any_spelling(id: str) -> None:
         (b'{"stream":"s","type":"T","data":"\\ud800"}', InvalidLine, "has a lone surrogate"),
         (b'{"stream":"s","type":"T","data":"\xff"}', InvalidLine, "is not UTF-8"),
         (b'{"stream":"s","type":"T","data":"a\rb"}', InvalidLine, "is not JSON"),
-        (b'{"stream":"s","type":"T","data":' + b"[" * 5000 + b"]" * 5000 + b"}", InvalidLine, "too deeply"),
+        (b'{"stream":"s","type":"T","data":' + TOO_DEEP + b"}", InvalidLine, "too deeply"),
         (b'["a"]', InvalidLine, "is an array, not an object"),
         (b'{"type":"T"}', InvalidLine, "has no field `stream`"),
         (b'{"stream":"s"}', InvalidLine, "has no field `type`"),
