@@ -86,7 +86,7 @@ def find_names(store: EventStore) -> tuple[Names, bool]:
     names = _load(store, head)
     is_stale = head - names.position > _STALE_EVENTS
     events = store.read_all(names.position, reverse=True)
-    while (part := [*islice(events, _LOOK_EVENTS)]) and time.monotonic() < last_moment:
+    while time.monotonic() < last_moment and (part := [*islice(events, _LOOK_EVENTS)]):
         names.add(part)
     return names, is_stale
 
