@@ -2,11 +2,10 @@
 
 1. A record has a revision, which changes with the record. A change names the revision that its writer has
    read, so of two changes at the same time one is refused.
-2. The checkpoint of a subscription and the lease of its run are one record. A run renews its lease; another
-   run may begin once the lease has ended. It then changes the record, so the first run cannot save any more.
-   Two runs never both save, also if their clocks differ. A lease that ends later than any that begins now was
-   written when a clock was ahead. Another run then watches whether it is renewed: a killed run does not keep
-   its name.
+2. The checkpoint of a subscription and the lease of its run are one record. A run renews its lease. Another
+   run watches the record: if it changes, the name is busy; if it does not for as long as a lease lasts, the
+   lease has ended, and the second run changes the record, so that the first cannot save any more. No clock is
+   compared with another machine's. Only `is_running` does so, which decides nothing.
 3. A snapshot too large for one record is refused: it is derived, and the next fold reads all events.
 """
 
@@ -105,11 +104,12 @@ class KeyedCheckpoint:
         self._is_lost = True
 
     def acquire(self) -> None:
-        """Begin a run or a change. Raises SubscriptionBusy."""
-        record = self._records.get(self._key)
-        document = {} if record is None else self._parse(record)
-        if self._is_held(document) and (not self._is_ahead(document) or self._is_renewed(record)):
-            raise SubscriptionBusy(self._name)
+        """Begin a run or a change; wait until the lease of a run that was killed has ended.
+
+        Raises:
+            SubscriptionBusy: the lease is renewed.
+        """
+        record, document = self._unheld()
         with self._mutex:
             for name in ("holder", "until_us"):
                 document.pop(name, None)  # another run's, which has ended
@@ -147,9 +147,10 @@ class KeyedCheckpoint:
                 self._records.delete(self._key, self._revision)
 
     def is_running(self) -> bool:
-        """Whether a run holds it now, here or elsewhere."""
+        """Whether a run holds it now, here or elsewhere, by this machine's clock."""
         record = self._records.get(self._key)
-        return record is not None and self._is_held(self._parse(record))
+        document = self._parse(record)
+        return bool(document.get("holder")) and bool(document["until_us"] > time.time_ns() // 1000)
 
     def load(self) -> Checkpoint | None:
         """Return the checkpoint; None if there is no such subscription. Raises CorruptionError."""
@@ -254,21 +255,18 @@ class KeyedCheckpoint:
         for key, _ in list(self._records.list((PARKED, self._name))):
             self.unpark(int(key[2]))
 
-    def _is_held(self, document: dict[str, Any]) -> bool:
-        return bool(document.get("holder")) and document["until_us"] > time.time_ns() // 1000
-
-    def _is_ahead(self, document: dict[str, Any]) -> bool:
-        """Return whether a lease ends later than one that begins now, by more than clocks commonly differ."""
-        return bool(document["until_us"] > time.time_ns() // 1000 + 2_000_000 * self._lease_seconds)
-
-    def _is_renewed(self, record: Record | None) -> bool:
-        """Watch a record for the length of a lease; return whether it was replaced."""
+    def _unheld(self) -> tuple[Record | None, dict[str, Any]]:
+        """Return the record and its document once no run holds it. Raises SubscriptionBusy."""
+        record = self._records.get(self._key)
+        document = self._parse(record)
         deadline = time.monotonic() + self._lease_seconds
-        while time.monotonic() < deadline:
-            time.sleep(self._lease_seconds / 20)
-            if self._records.get(self._key) != record:
-                return True
-        return False
+        while document.get("holder") and time.monotonic() < deadline:
+            time.sleep(self._lease_seconds / 40)
+            seen, record = record, self._records.get(self._key)
+            document = self._parse(record)
+            if record != seen and document.get("holder"):
+                raise SubscriptionBusy(self._name)
+        return record, document
 
     def _write(self, document: dict[str, Any]) -> None:
         """Replace the record, with the lease of this run. The caller has the mutex."""
@@ -296,7 +294,9 @@ class KeyedCheckpoint:
                 pass  # tried again; if it fails until then, the lease ends
         return True
 
-    def _parse(self, record: Record) -> dict[str, Any]:
+    def _parse(self, record: Record | None) -> dict[str, Any]:
+        if record is None:
+            return {}
         try:
             document = json.loads(record.value)
             return {**document}

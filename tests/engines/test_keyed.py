@@ -18,6 +18,7 @@ from tests.support.memory_engine import MemoryRecords
 
 FIRST = Checkpoint(7, UUID(int=7).bytes, EventFilter(category="a", types=["T"]))
 LONG_SECONDS = 60.0
+SHORT_SECONDS = 2.0  # a run renews its lease in time also on a busy machine
 
 
 def event(position: int) -> Event:
@@ -32,7 +33,7 @@ def held(records: MemoryRecords, name: str = "n", lease_seconds: float = LONG_SE
 
 def test_a_run_excludes_others_until_it_ends() -> None:
     records = MemoryRecords()
-    one, other = held(records), KeyedCheckpoint(records, "n", LONG_SECONDS)
+    one, other = held(records, lease_seconds=SHORT_SECONDS), KeyedCheckpoint(records, "n", SHORT_SECONDS)
     assert other.is_running()
     with pytest.raises(SubscriptionBusy):
         other.acquire()
@@ -87,7 +88,7 @@ def test_a_run_that_was_killed_frees_the_name_and_can_save_nothing_any_more() ->
     dead.renew = lambda: False  # type: ignore[method-assign]
     dead.acquire()
     dead.create(FIRST)
-    one = held(records)
+    one = held(records, lease_seconds=0.2)
     assert one.load() is not None
     with pytest.raises(SubscriptionBusy):
         dead.save(FIRST._replace(position=8))
@@ -98,18 +99,16 @@ def test_a_run_that_was_killed_frees_the_name_and_can_save_nothing_any_more() ->
 
 
 @pytest.mark.parametrize("lives", [True, False])
-def test_the_lease_of_a_clock_that_was_ahead_ends_with_its_run(
-    monkeypatch: pytest.MonkeyPatch, lives: bool
+@pytest.mark.parametrize("ahead_ns", [10**18, -(10**18)])
+def test_a_lease_ends_with_its_run_whatever_the_clocks_say(
+    monkeypatch: pytest.MonkeyPatch, ahead_ns: int, lives: bool
 ) -> None:
     records = MemoryRecords()
     now_ns = time.time_ns
-    with monkeypatch.context() as patch:
-        patch.setattr(time, "time_ns", lambda: now_ns() + 10**18)
-        one = KeyedCheckpoint(records, "n", 0.5)
-        if not lives:
-            one.renew = lambda: False  # type: ignore[method-assign]
-        one.acquire()
-    other = KeyedCheckpoint(records, "n", 5.0 if lives else 0.2)
+    one, other = held(records, lease_seconds=SHORT_SECONDS), KeyedCheckpoint(records, "n", SHORT_SECONDS)
+    if not lives:
+        one.renew = lambda: False  # type: ignore[method-assign]
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + ahead_ns)
     if lives:
         with pytest.raises(SubscriptionBusy):
             other.acquire()
@@ -120,6 +119,25 @@ def test_the_lease_of_a_clock_that_was_ahead_ends_with_its_run(
             one.create(FIRST)
         other.release()
     one.release()
+
+
+def test_a_name_that_is_released_while_another_run_watches_is_taken() -> None:
+    records = MemoryRecords()
+    one, other = held(records), KeyedCheckpoint(records, "n", LONG_SECONDS)
+    one.create(FIRST)
+    get = records.get
+    reads = iter([None])
+
+    def released(key: tuple[str, ...]) -> Any:
+        record = get(key)
+        if key[0] == "subscription" and next(reads, 0) is None:
+            one.release()  # after the first look of the other run
+        return record
+
+    records.get = released  # type: ignore[method-assign]
+    other.acquire()
+    assert (other.load() or FIRST).position == FIRST.position
+    other.release()
 
 
 def test_a_run_that_its_program_has_dropped_does_not_keep_its_name() -> None:
