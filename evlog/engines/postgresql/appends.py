@@ -28,6 +28,7 @@ from evlog.engines.postgresql.connections import (
 )
 from evlog.errors import (
     SERVER_ERRORS,
+    AppendTooLarge,
     ConditionFailed,
     IdConflict,
     InvalidArgument,
@@ -59,6 +60,7 @@ FLUSH: Final = (
 _FLUSH: Final = (Statement(FLUSH), ())
 _BEGIN: Final = (Statement(b"begin"), ())
 _COMMIT: Final = (Statement(b"commit"), ())
+_MAX_BYTES: Final = 1 << 29  # a message to the server, and an array, is smaller than 1 GiB
 _LOCK_TIMEOUT: Final = Statement(b"select set_config('lock_timeout', $1, true)")
 _REFUSED_BY_JSON: Final = frozenset({"22P02", "22P05", "54001"})  # also: nested too deeply for its parser
 _SERIALIZATION: Final = ("40001", "40P01")  # where the database's default is stricter
@@ -153,8 +155,7 @@ class Appender:
 
     def flush(self) -> None:
         """Return once everything that is committed is flushed, and synchronous standbys have it."""
-        with self._connections.lend() as connection:
-            connection.execute(FLUSH)
+        self._connections.read(lambda session: session.execute(FLUSH))
 
     def _send(self, call: _Call) -> tuple[list[int], list[int], list[bool]]:
         """Send an append, again with the same ids after a broken connection, and return its outcome."""
@@ -291,6 +292,9 @@ class _Call:
         self.ids = ids
         self._streams = request.streams
         self._types, self._given, self._codes, self._data, self._metadata = zip(*request.events, strict=True)
+        size = sum(map(len, self._data)) + sum(map(len, filter(None, self._metadata)))
+        if size > _MAX_BYTES:
+            raise AppendTooLarge(size, _MAX_BYTES)
         self._expectations = request.expectations
         self.conditions = request.conditions
         self._flags = (

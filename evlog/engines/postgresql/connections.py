@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import error_from_result
+from psycopg.errors import SerializationFailure, error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
@@ -41,7 +41,7 @@ from evlog.errors import (
 from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, TypeAlias, TypeVar
 
     from psycopg.pq.abc import PGconn, PGresult
@@ -268,11 +268,19 @@ class Connections:
             try:
                 with self.lend() as connection:
                     return call(connection)
-            except StoreUnreachable:
+            except (StoreUnreachable, EngineError) as error:
+                # A standby cancels a read of what its primary has removed.
+                if isinstance(error, EngineError) and not isinstance(error.__cause__, SerializationFailure):
+                    raise
                 self.forget_idle()
                 if time.monotonic() >= deadline:
                     raise
                 time.sleep(_PAUSE_SECONDS)
+
+    def fetch(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
+        """Return the rows of a query with `{schema}` and `%s` in it; read again if the connection breaks."""
+        statement = self.address.sql(query)
+        return self.read(lambda session: session.execute(statement, values or None).fetchall())
 
     def take(self) -> Session:
         """Return a connection in autocommit mode that no other thread uses.

@@ -39,10 +39,7 @@ class Core:
 
     def checkpoint_names(self) -> list[str]:
         """Return the names of all subscriptions, sorted."""
-        with self.connections.lend() as connection:
-            rows = connection.execute(
-                self.sql("select subscription_id from {schema}.subscription_checkpoints")
-            ).fetchall()
+        rows = self.connections.fetch("select subscription_id from {schema}.subscription_checkpoints")
         return sorted(name for (name,) in rows)
 
     def bytes_in(self, connection: Connection) -> int:

@@ -10,6 +10,7 @@ from evlog.engines.postgresql import compaction, history, verify
 from evlog.engines.postgresql.connections import Address, Connections
 from evlog.engines.postgresql.core import Core
 from evlog.engines.postgresql.feed import PostgresqlFeed
+from evlog.engines.postgresql.rows import moment
 from evlog.engines.postgresql.schema import FORMAT, open_schema
 from evlog.engines.reading import ReadsByReader
 from evlog.engines.retention import KeepsPolicies
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from evlog.engine import Progress
     from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
+    from evlog.engines.postgresql.connections import Session
     from evlog.engines.postgresql.reading import Reader
     from evlog.engines.postgresql.snapshots import PostgresqlSnapshot
     from evlog.model.appends import BatchResult
@@ -139,10 +141,8 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
 
     def removals(self) -> int:
         """Return how many events compactions have removed."""
-        statement = self._core.sql("select removed from {schema}.log")
-        row = self._core.connections.read(lambda session: session.execute(statement).fetchone())
-        assert row is not None
-        count: int = row[0]
+        count: int
+        ((count,),) = self._core.connections.fetch("select removed from {schema}.log")
         return count
 
     # --- retention
@@ -169,27 +169,31 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
 
     def info(self) -> StoreInfo:
         """Return the store in numbers."""
-        with self._core.connections.lend() as connection:
-            row = connection.execute(
-                self._core.sql(
-                    "select h.position - removed - lost - (select count(*) from {schema}.events "
-                    "where stream_id >= '$' and stream_id < '%'), (select count(*) from {schema}.streams "
-                    "where not starts_with(stream_id, '$')) from {schema}.log, {schema}.head h"
-                )
-            ).fetchone()
-            edges = connection.execute(
-                self._core.sql(
-                    "(select global_position, created_at from {schema}.events order by 1 limit 1) union all "
-                    "(select global_position, created_at from {schema}.events order by 1 desc limit 1)"
-                )
-            ).fetchall()
-            rules = self._core.reader.policies.refreshed(connection)
-            names = list(rules.streams)
-            versions = self._core.reader.versions_in(connection, names)
-            policies, deleted = rules.counts(dict(zip(names, versions, strict=True)))
-            size = self._core.bytes_in(connection)
+        return self._core.connections.read(self._info)
+
+    def _info(self, connection: Session) -> StoreInfo:
+        row = connection.execute(
+            self._core.sql(
+                "select h.position - removed - lost - (select count(*) from {schema}.events "
+                "where stream_id >= '$' and stream_id < '%'), (select count(*) from {schema}.streams "
+                "where not starts_with(stream_id, '$')) from {schema}.log, {schema}.head h"
+            )
+        ).fetchone()
+        time_us = "(extract(epoch from created_at) * 1000000)::bigint"
+        edges = connection.execute(
+            self._core.sql(
+                "(select global_position, {time_us} from {schema}.events order by 1 limit 1) union all "
+                "(select global_position, {time_us} from {schema}.events order by 1 desc limit 1)",
+                time_us=time_us,
+            )
+        ).fetchall()
+        rules = self._core.reader.policies.refreshed(connection)
+        names = list(rules.streams)
+        versions = self._core.reader.versions_in(connection, names)
+        policies, deleted = rules.counts(dict(zip(names, versions, strict=True)))
+        size = self._core.bytes_in(connection)
         assert row is not None
-        first, last = (edges[0], edges[-1]) if edges else ((0, None), (0, None))
+        (first, first_us), (last, last_us) = (edges[0], edges[-1]) if edges else ((0, None), (0, None))
         return StoreInfo(
             path=self.address,
             id=UUID(self.store_id),
@@ -198,21 +202,17 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
             streams=row[1] - deleted,
             bytes=size,
             segments=1,
-            first_position=first[0],
-            last_position=last[0],
-            first_time=first[1],
-            last_time=last[1],
+            first_position=first,
+            last_position=last,
+            first_time=None if first_us is None else moment(first_us),
+            last_time=None if last_us is None else moment(last_us),
             policies=policies,
             deleted_streams=deleted,
         )
 
     def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
         """Check the tables against each other, and compute the digest of all events."""
-        info = self.info()
-        with self._core.connections.lend() as connection:
-            return verify.verify(
-                self._core, connection, info, quick=quick, against=against, progress=progress
-            )
+        return verify.verify(self._core, self.info(), quick=quick, against=against, progress=progress)
 
     # --- mirrors
 

@@ -6,7 +6,8 @@
    hides the crash.
 3. Where the server waits for synchronous standbys, its own flush is not enough: a failover takes back what
    they do not have.
-4. In the cases 2 and 3, and when the flush is late, the feed reads the position in a transaction that is
+4. A standby is sent what its primary has flushed, so what it shows is committed. It is polled.
+5. In the cases 2 and 3, and when the flush is late, the feed reads the position in a transaction that is
    flushed as an append is. Its answer means that what it read is flushed, and that the standbys have it.
 """
 
@@ -17,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import psycopg
+from psycopg.errors import ReadOnlySqlTransaction
 
 from evlog.engines.following import ServerFeed
 from evlog.engines.postgresql.connections import RETRY_SECONDS, Connections, leave_to_parent, translated
@@ -53,9 +55,11 @@ class PostgresqlFeed(ServerFeed):
         self._connections = connections
         self._flush = flush
         self._look_statement = connections.address.sql(
-            "select position, pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, "
-            "pg_current_wal_flush_lsn() >= %s::pg_lsn, current_setting('synchronous_standby_names') <> '' "
-            "from {schema}.head"
+            "select position, inserted::text, flushed::text, flushed >= %s::pg_lsn, "
+            "not is_standby and current_setting('synchronous_standby_names') <> '' "
+            "from {schema}.head, (select pg_is_in_recovery() as is_standby) s, lateral ("
+            "select case when is_standby then '0/0' else pg_current_wal_insert_lsn() end as inserted, "
+            "case when is_standby then '0/0' else pg_current_wal_flush_lsn() end as flushed) w"
         )
         self._flushed_look_statement = connections.address.sql(
             "select position, set_config('synchronous_commit', 'on', true), "
@@ -199,9 +203,13 @@ class PostgresqlFeed(ServerFeed):
             self._connection = self._pending = None
             self._is_flushing = False
             connection = self._connection = self._connections.take()
+            self.polling = not self._connections.address.listens
             if not self.polling:
                 connection.add_notify_handler(self._notifications.append)  # a method would be a cycle
-                connection.execute(self._connections.address.sql("listen evlog_{schema}"))
+                try:
+                    connection.execute(self._connections.address.sql("listen evlog_{schema}"))
+                except ReadOnlySqlTransaction:  # a standby
+                    self.polling = True
         return connection
 
 

@@ -92,8 +92,10 @@ def read_removed(core: Core, after: int, to: int) -> Iterator[RemovedRecord]:
         rows=str(_PAGE_ROWS),
     )
     while after < to:
-        with core.connections.lend() as connection:
-            rows = connection.cursor(binary=True).execute(statement, (after, to)).fetchall()
+        bounds = after, to
+        rows = core.connections.read(
+            lambda session: session.cursor(binary=True).execute(statement, bounds).fetchall()  # noqa: B023
+        )
         for *place, type, tags in rows:
             kept = _encode_tags(type, tags) if tags else b""
             yield RemovedRecord._make((*place, kept))
@@ -128,9 +130,8 @@ def _decode_tags(raw: bytes) -> tuple[str | None, list[bytes] | None]:
 
 def standing(core: Core) -> Standing:
     """Return what the store is to others now."""
-    statement = core.sql("select coalesce(mirror_of::text, ''), coalesce(moved_to, '') from {schema}.log")
-    row = core.connections.read(lambda session: session.execute(statement).fetchone())
-    assert row is not None
+    query = "select coalesce(mirror_of::text, ''), coalesce(moved_to, '') from {schema}.log"
+    (row,) = core.connections.fetch(query)
     return Standing(*row)
 
 

@@ -17,7 +17,7 @@ from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from evlog.engines.postgresql.connections import Connection, Parameters
+    from evlog.engines.postgresql.connections import Connection, Parameters, Session
     from evlog.model.filters import EventFilter, LogSelection, StreamSelection
     from evlog.model.retention import Rule
 
@@ -109,13 +109,12 @@ class Reader:
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         """Return the positions of known ids, also of those whose events were removed."""
-        statement = self._connections.address.sql(
+        query = (
             "select id, global_position from {schema}.events where id = any(%(ids)s::uuid[]) "
             "union all select id, global_position from {schema}.removed_ids "
             "where id = any(%(ids)s::uuid[])"
         )
-        values = {"ids": [id.hex() for id in ids]}
-        rows = self._connections.read(lambda session: session.execute(statement, values).fetchall())
+        rows = self._connections.fetch(query, {"ids": [id.hex() for id in ids]})
         return {id.bytes: position for id, position in rows}
 
     def versions(self, streams: Sequence[str]) -> list[int]:
@@ -137,7 +136,8 @@ class Reader:
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
         """Iterate over the streams by name."""
-        with self._connections.lend() as connection:
+
+        def found_in(connection: Session) -> list[StreamInfo]:
             rules = self.policies.refreshed(connection)
             rows = connection.execute(
                 self._connections.address.sql(
@@ -162,7 +162,9 @@ class Reader:
                         continue
                     first, count = self._visible(connection, name, rule, version, first, now_us)
                 found.append(StreamInfo(name, count, first, version, time_us, kept))
-        return iter(found)
+            return found
+
+        return iter(self._connections.read(found_in))
 
     def _visible(
         self, connection: Connection, stream: str, rule: Rule, version: int, first: int, now_us: int

@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 _OLDEST_SERVER: Final = 130_000  # gen_random_uuid and sha256 without an extension
 
-# Not to_regclass: its answer may be a cached one.
+# Not to_regproc: its answer may be a cached one.
 _EXISTS: Final = (
-    "select exists (select 1 from pg_class c join pg_namespace n on n.oid = c.relnamespace "
-    "where n.nspname = %s and c.relname = 'log')"
+    "select exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace "
+    "where n.nspname = %s and p.proname = 'describe')"
+)
+_IS_USED: Final = (
+    "select exists (select from pg_class where relnamespace = n.oid) "
+    "or exists (select from pg_proc where pronamespace = n.oid) from pg_namespace n where nspname = %s"
 )
 
 
@@ -67,6 +71,9 @@ def _exists(address: Address, connection: Connection) -> bool:
 
 
 def _create(address: Address, connection: Connection) -> None:
+    if connection.execute(_IS_USED, (address.schema,)).fetchone() == (True,):
+        reason = f"its schema {address.schema} has tables or functions that are not evlog's"
+        raise ServerUnsuitable(address.text, reason, "name another one in the URL: schema=NAME")
     script = files(__package__).joinpath("schema.sql").read_text("utf-8")
     connection.execute(address.sql("create schema if not exists {schema}"))
     connection.execute(address.sql("set local search_path to {schema}, pg_catalog, pg_temp"))

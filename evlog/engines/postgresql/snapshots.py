@@ -18,15 +18,11 @@ class PostgresqlSnapshot:
 
     def load(self) -> bytes | None:
         """Return the content; None if there is no snapshot."""
-        with self._connections.lend() as connection:
-            row = connection.execute(
-                self._sql(
-                    "select snapshot_data from {schema}.snapshots "
-                    "where stream_id = %(stream)s and name = %(name)s"
-                ),
-                self._key,
-            ).fetchone()
-        return None if row is None else bytes(row[0])
+        query = (
+            "select snapshot_data from {schema}.snapshots where stream_id = %(stream)s and name = %(name)s"
+        )
+        rows = self._connections.fetch(query, self._key)
+        return bytes(rows[0][0]) if rows else None
 
     def save(self, content: bytes, before: bytes | None) -> bool:
         """Replace the content if it is still `before`; else return False."""
@@ -54,8 +50,5 @@ class PostgresqlSnapshot:
 
 def list_snapshots(connections: Connections) -> list[tuple[str, str | None]]:
     """Return the name and the stream of each snapshot, sorted by name."""
-    with connections.lend() as connection:
-        rows = connection.execute(
-            connections.address.sql("select name, stream_id from {schema}.snapshots")
-        ).fetchall()
+    rows = connections.fetch("select name, stream_id from {schema}.snapshots")
     return [(name, stream or None) for name, stream in sorted(rows)]

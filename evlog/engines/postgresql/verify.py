@@ -17,7 +17,6 @@ from evlog.model.retention import REDACTIONS_STREAM
 
 if TYPE_CHECKING:
     from evlog.engine import Progress
-    from evlog.engines.postgresql.connections import Connection
     from evlog.engines.postgresql.core import Core
     from evlog.model.reports import StoreInfo
 
@@ -85,7 +84,6 @@ _FULL_CHECKS: Final = (
 
 def verify(
     core: Core,
-    connection: Connection,
     info: StoreInfo,
     *,
     quick: bool,
@@ -94,10 +92,10 @@ def verify(
 ) -> VerifyReport:
     """Check a store. `quick` leaves out the digest and the checks that read every event."""
     pin = maybe_parse_pin(against, quick=quick)
-    head = core.reader.head_in(connection)
+    head = core.reader.head()
     findings = []
     for kind, query in _QUICK_CHECKS if quick else _QUICK_CHECKS + _FULL_CHECKS:
-        for position, detail in connection.execute(core.sql(query)).fetchall():
+        for position, detail in core.connections.fetch(query):
             findings.append(Finding(kind, DAMAGE, "", None, position, detail))
     digest, redactions = None, list[Redaction]()
     if not quick:
@@ -105,7 +103,7 @@ def verify(
         redactions = _redactions(core)
         findings += check_redacted(whole.redacted, redactions, standing(core))
         if pin is not None and not whole.is_pin_met():
-            findings.append(_changed(core, connection, pin))
+            findings.append(_changed(core, pin))
     report = VerifyReport(info.events, info.segments, info.bytes, head, digest, tuple(findings))
     return report if pin is None else report._replace(redactions=since(redactions, pin[0]))
 
@@ -127,8 +125,7 @@ def _digest(
     return digest, digest.end(head)
 
 
-def _changed(core: Core, connection: Connection, pin: tuple[int, str]) -> Finding:
-    row = connection.execute(
-        core.sql("select count(*) from {schema}.removed_ids where global_position <= %s"), (pin[0],)
-    ).fetchone()
-    return changed_finding(pin, row[0] if row is not None else 0)
+def _changed(core: Core, pin: tuple[int, str]) -> Finding:
+    query = "select count(*) from {schema}.removed_ids where global_position <= %s"
+    ((count,),) = core.connections.fetch(query, (pin[0],))
+    return changed_finding(pin, count)

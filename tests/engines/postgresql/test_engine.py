@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import psycopg
@@ -21,7 +22,7 @@ from evlog.engines.postgresql.appends import FLUSH
 from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
 from evlog.engines.postgresql.connections import Address, DatabaseNotFound, Session, Statement
 from evlog.engines.postgresql.engine import PostgresqlEngine
-from evlog.model.events import Event
+from evlog.model.events import MAX_EVENT_BYTES, Event
 from evlog.testing.base import in_threads
 from tests.support.postgresql import PostgresqlServer, scratch, serving
 from tests.support.programs import let_go, start_python
@@ -394,6 +395,52 @@ def test_a_connection_to_what_has_become_a_standby_is_replaced(postgresql_url: U
             assert len(list(standby.read("a"))) == 3
 
 
+def test_an_append_that_no_message_to_the_server_holds_is_refused(postgresql_url: Url) -> None:
+    with evlog.open(postgresql_url(), create=True) as store:
+        event = ("T", None, 1, b"x" * MAX_EVENT_BYTES, None)
+        with pytest.raises(evlog.AppendTooLarge) as caught:
+            store.append_encoded(["a"] * 33, [event] * 33)
+        assert caught.value.limit_bytes == 32 * MAX_EVENT_BYTES
+        assert store.head == 0
+
+
+@pytest.mark.parametrize(
+    "made", ["table {}.log (a int)", "function {}.f() returns int language sql as 'select 1'"]
+)
+def test_a_schema_that_others_use_is_left_alone(postgresql_url: Url, made: str) -> None:
+    url = postgresql_url()
+    schema = url.partition("schema=")[2]
+    rights = "select array_agg(proacl::text) from pg_proc where pronamespace = %s::regnamespace"
+    with connect(url) as connection:
+        connection.execute(f"create schema {schema}".encode())
+        evlog.open(url.replace(schema, f"{schema}_empty"), create=True).close()
+        connection.execute(f"create {made.format(schema)}".encode())
+        before = connection.execute(rights, (schema,)).fetchone()
+        with pytest.raises(evlog.StoreNotFound):
+            evlog.open(url)
+        with pytest.raises(evlog.ServerUnsuitable, match=f"schema {schema} has tables or functions"):
+            evlog.open(url, create=True)
+        assert connection.execute(rights, (schema,)).fetchone() == before
+
+
+def test_the_settings_of_a_session_change_nothing_that_is_read(postgresql_url: Url) -> None:
+    url = postgresql_url()
+    settings = (
+        "-c DateStyle=German -c TimeZone=Asia/Kolkata -c IntervalStyle=sql_standard -c bytea_output=escape"
+    )
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T", 1)])
+        store.append("a", [NewEvent("T", b"x", content_type="binary")])
+        with evlog.open(f"{url}&options={quote(settings)}") as other:
+            assert list(other.read_all()) == list(store.read_all())
+            info = other.info()
+            assert (info.last_time, str(info.last_time)) == (
+                store.info().last_time,
+                str(store.info().last_time),
+            )
+            assert other.verify().digest == store.verify().digest
+
+
 def test_a_password_is_never_shown(postgresql_url: Url) -> None:
     url = postgresql_url().replace("evlog@", "evlog:secret@") + "&sslpassword=secret"
     with evlog.open(url, create=True) as store:
@@ -504,11 +551,18 @@ def test_a_read_continues_where_its_connection_broke(
                 lambda: store.head,
                 lambda: store.stream_version("a"),
                 lambda: store.engine.removals() + 300,
+                lambda: store.info().events,
+                lambda: store.verify().events,
+                lambda: next(store.streams()).events,
+                lambda: 300 + len(store.subscriptions()),
+                lambda: 300 + len(store.snapshots()),
+                lambda: 300 + (store.engine.snapshot("s", None).load() is not None),
+                lambda: 300 + len(list(store.engine.read_removed(0, 300))),
             ]
             for read in reads:
                 proxy.cut(ANSWER)
                 assert read() == 300
-            assert proxy.cuts == 7
+            assert proxy.cuts == 14
 
 
 def test_the_server_does_not_end_the_idle_session_of_a_named_run(postgresql_url: Url) -> None:

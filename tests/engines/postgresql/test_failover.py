@@ -16,6 +16,7 @@ import pytest
 
 import evlog
 from evlog import AppendResult, Event, NewEvent
+from evlog.engines.postgresql.connections import Session
 from tests.engines.load import loading
 from tests.support.postgresql import NEWEST, PostgresqlServer, scratch, serving
 
@@ -45,7 +46,7 @@ def pair(postgresql_programs: Path) -> Iterator[Pair]:
         PostgresqlServer(two, postgresql_programs) as standby,
     ):
         standby.create_from(primary)
-        standby.start(fsync="off")
+        standby.start(fsync="off", max_standby_streaming_delay="0")
         pair = Pair(primary, standby)
         with pair.connect() as connection:
             connection.execute("alter system set synchronous_standby_names = '*'")
@@ -147,3 +148,56 @@ def test_a_cancelled_wait_for_the_standby_acknowledges_nothing(pair: Pair) -> No
         late.join(LONG_SECONDS)
         assert [result.first_position for result in results] == [4]
         assert store.head == 4
+
+
+def open_standby(pair: Pair) -> evlog.EventStore:
+    """Open the store on the standby, once it has what was appended."""
+    with psycopg.connect(pair.standby.url(), autocommit=True) as connection:
+        wait_until(connection, "select to_regclass('evlog.events') is not null")
+        wait_until(connection, "select position > 0 from evlog.head")
+    return evlog.open(pair.standby.url())
+
+
+@NEWEST
+def test_a_standby_is_read_and_followed_and_goes_on_as_the_primary(pair: Pair) -> None:
+    with evlog.open(pair.url(), create=True) as store:
+        store.append("a", [NewEvent("T", 0)])
+        with open_standby(pair) as reader, reader.subscribe() as run:
+            for number in range(3):
+                event = run.next_event(LONG_SECONDS)
+                assert event is not None
+                assert event.data == b"%d" % number
+                if number == 1:
+                    pair.primary.kill()
+                    pair.standby.promote()
+                store.append("a", [NewEvent("T", number + 1)])
+            assert reader.verify().ok
+
+
+@NEWEST
+def test_a_read_that_a_standby_cancels_is_made_again(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, sleep = Session.run, "select pg_sleep(600) from evlog.events"
+    cancelled: list[psycopg.Error] = []
+
+    def slow(session: Session, *_: object, **__: object) -> object:
+        monkeypatch.setattr(Session, "run", run)
+        try:
+            return session.execute(sleep.encode())
+        except psycopg.Error as error:
+            cancelled.append(error)
+            raise
+
+    with evlog.open(pair.url(), create=True) as store, pair.connect() as primary:
+        store.append("a", [NewEvent("T", 0)])
+        with open_standby(pair) as reader, psycopg.connect(pair.standby.url(), autocommit=True) as standby:
+            monkeypatch.setattr(Session, "run", slow)
+            found: list[Event] = []
+            reading = threading.Thread(target=lambda: found.extend(reader.read_all()))
+            reading.start()
+            wait_until(standby, f"select exists (select from pg_stat_activity where query = '{sleep}')")
+            with primary.transaction():
+                primary.execute("lock table evlog.events in access exclusive mode")
+                primary.execute("select pg_current_xact_id()")
+            reading.join(LONG_SECONDS)
+            assert [event.data for event in found] == [b"0"]
+            assert [error.sqlstate for error in cancelled] == ["40001"]
