@@ -44,7 +44,7 @@ _REGION: Final = re.compile(r"[a-z0-9-]{2,40}", re.ASCII)
 _BATCH_READ: Final = 100  # the service's limits
 _BATCH_WRITE: Final = 25
 _ATTEMPTS: Final = 4  # of botocore at a call that is throttled or fails, with growing pauses
-_BATCH_SECONDS: Final = 30.0  # for the rest of a batch that the service did not take at once
+_THROTTLED_SECONDS: Final = 30.0  # for a call, or a part of a batch, that the service does not take at once
 _DENIED: Final = frozenset(
     {
         "AccessDeniedException",
@@ -65,6 +65,7 @@ _THROTTLED: Final = frozenset(
         "LimitExceededException",
     }
 )
+_THROTTLED_ITEM: Final = frozenset({"ProvisionedThroughputExceeded", "ThrottlingError"})
 # The descriptions of services, parsed once: with them a second client is made in a fifth of the time.
 _models: Final = create_loader()
 _CONTENDED: Final = frozenset({"TransactionConflictException", "TransactionInProgressException"})
@@ -172,7 +173,21 @@ class Client:
         return self._batch(operation, TableName=self.address.table, **arguments)
 
     def _batch(self, operation: str, **arguments: Any) -> Any:
-        """Call an operation that names its tables itself."""
+        """Call an operation that names its tables itself; again for a while if it is throttled.
+
+        botocore does that, too, but not with a transaction of which one item is throttled.
+        """
+        deadline, pause_seconds = time.monotonic() + _THROTTLED_SECONDS, 0.05
+        while True:
+            try:
+                return self._send(operation, arguments)
+            except StoreThrottled:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(pause_seconds)
+            pause_seconds = min(1.0, 2 * pause_seconds)
+
+    def _send(self, operation: str, arguments: dict[str, Any]) -> Any:
         client = self._opened()
         try:
             answer = getattr(client, operation)(**arguments)
@@ -220,7 +235,7 @@ class Client:
         text = " ".join(f"{code}: {detail.get('Message', '')}".split())[:300]
         if code == "TransactionCanceledException":
             reasons = [reason.get("Code", "None") for reason in error.response.get("CancellationReasons", ())]
-            if _THROTTLED.intersection(reasons) or "ThrottlingError" in reasons:
+            if _THROTTLED_ITEM.intersection(reasons):
                 return StoreThrottled(where, text)
             return EngineError(where, text) if set(reasons) - _REASONS else Refused(reasons)
         if code == "ConditionalCheckFailedException" or code in _CONTENDED:
@@ -247,7 +262,7 @@ class Client:
         """Return the items that are there, by their keys."""
         found: dict[Key, Item] = {}
         distinct = list(dict.fromkeys(keys))
-        table, deadline = self.address.table, time.monotonic() + _BATCH_SECONDS
+        table, deadline = self.address.table, time.monotonic() + _THROTTLED_SECONDS
         for at in range(0, len(distinct), _BATCH_READ):
             left: Any = [key_of(key) for key in distinct[at : at + _BATCH_READ]]
             pause_seconds = 0.01
@@ -358,7 +373,7 @@ class Client:
         """Put and delete items, each for itself; all are durable when this returns."""
         requests = [{"PutRequest": {"Item": item}} for item in puts]
         requests += [{"DeleteRequest": {"Key": key_of(key)}} for key in deletes]
-        table, deadline = self.address.table, time.monotonic() + _BATCH_SECONDS
+        table, deadline = self.address.table, time.monotonic() + _THROTTLED_SECONDS
         for at in range(0, len(requests), _BATCH_WRITE):
             left: Any = requests[at : at + _BATCH_WRITE]
             pause_seconds = 0.01

@@ -35,7 +35,7 @@ from evlog.model.reports import Compaction, Removal
 from evlog.model.retention import KEEP_ALL, hides
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from evlog.engine import Progress
     from evlog.engines.dynamodb.core import Core, Moment
@@ -96,7 +96,7 @@ def compact(
         raise refusal(core.address.text, standing)
     if not force:
         check_subscriptions(records, ((each.removal.stream, each.last_positions.items()) for each in hidden))
-    erase(core)  # first: the tags of a redacted event are known only from the event
+    erase(core)
     removed = 0
     for each in hidden:
         while True:
@@ -115,14 +115,27 @@ def _remove_step(core: Core, reader: Reader, hidden: _Hidden) -> int:
 
     def plan(moment: Moment) -> Change:
         found = reader.stream_events(moment.state, stream, 1, hidden.last_version, limit=_STEP_EVENTS)
-        return remove_events(moment, list(islice(found, _STEP_EVENTS)))
+        return _removal(moment, list(islice(found, _STEP_EVENTS)))
 
-    count: int = core.change(plan)
-    return count
+    return _remove(core, plan)
 
 
-def remove_events(moment: Moment, events: Sequence[Event]) -> Change:
-    """Return the change that removes some events, and results in their number."""
+def _remove(core: Core, plan: Callable[[Moment], Change], *, by_mirror: bool = False) -> int:
+    """Remove what a plan with `_removal` says; return how many events. What is redacted is erased before."""
+    while True:
+        count: int | None = core.change(plan, by_mirror=by_mirror)
+        if count is not None:
+            return count
+        erase(core)
+
+
+def _removal(moment: Moment, events: Sequence[Event]) -> Change:
+    """Return the change that removes some events, and results in their number.
+
+    None is the result where redacted events are not yet erased: their tags are known only from them.
+    """
+    if moment.state.erased < moment.state.redactions:
+        return Change(moment.state, {}, None, None)
     if not events:
         return Change(moment.state, {}, None, 0)
     heads = moment.heads(event.stream for event in events)
@@ -152,7 +165,7 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
 
     check_mirror(core, core.state(), source_id)
     discard_staged(core)  # of a mirror that was killed or suspended: it counts what was there before
-    erase(core)  # first: the tags of a redacted event are known only from the event
+    erase(core)
     for at in range(0, len(removed), _STEP_OF_STREAMS):
         keys = [event_key(each.stream, each.version) for each in removed[at : at + _STEP_OF_STREAMS]]
 
@@ -161,9 +174,9 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
             redacted = core.redacted(moment.state)
             found = core.client.get_many(keys)
             events = [Event(redacted.record(decode_event(found[key]))) for key in keys if key in found]
-            return remove_events(moment, events)
+            return _removal(moment, events)
 
-        core.change(plan, by_mirror=True)
+        _remove(core, plan, by_mirror=True)
 
 
 def erase(core: Core) -> None:

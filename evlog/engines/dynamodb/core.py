@@ -219,10 +219,8 @@ class Core:
                         return change.result
                 except Refused:
                     turn.lose()
-                except (StoreUnreachable, StoreThrottled) as error:
-                    # Where it is throttled, botocore has waited between its attempts.
-                    ends = isinstance(error, StoreThrottled) and not turn.is_unsure
-                    if ends or time.monotonic() >= deadline:
+                except (StoreUnreachable, StoreThrottled):
+                    if time.monotonic() >= deadline:
                         raise
                     time.sleep(_PAUSE_SECONDS)
                 moment = None

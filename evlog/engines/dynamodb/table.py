@@ -95,7 +95,10 @@ def _describe(client: Client) -> Any:
 
 
 def _is_ready(client: Client) -> bool:
-    table = _describe(client)
+    try:
+        table = _describe(client)
+    except StoreNotFound:  # the service may not show it at once
+        return False
     states = [table["TableStatus"], *(index["IndexStatus"] for index in _indexes(table).values())]
     return set(states) == {"ACTIVE"}
 

@@ -16,12 +16,16 @@ import pytest
 import evlog
 from evlog import EventStore, IfNone, NewEvent
 from evlog.engines.digest import LogDigest
+from evlog.engines.dynamodb import compaction, table
 from evlog.engines.dynamodb.client import Address, Client, Refused
 from evlog.engines.dynamodb.core import Core
 from evlog.engines.dynamodb.engine import DynamodbEngine
 from evlog.engines.dynamodb.items import STAGED, encode_log, event_key, id_key
+from evlog.model.appends import AppendRequest
 from evlog.model.filters import LogSelection
 from evlog.model.history import Standing
+from evlog.model.redaction import encode_redaction
+from evlog.model.retention import REDACTIONS_STREAM
 from evlog.testing.base import LONG_SECONDS, in_threads, new, numbers
 from evlog.transfer import promote
 from evlog.transfer.pieces import read_pieces
@@ -207,6 +211,7 @@ def test_a_refusal_of_the_service_is_one_of_evlogs_errors(
     code: str, error: type[evlog.EvlogError], exit_code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evlog.engines.dynamodb.client._ATTEMPTS", 1)
+    monkeypatch.setattr("evlog.engines.dynamodb.client._THROTTLED_SECONDS", 0.0)
     monkeypatch.setattr(os, "environ", os.environ | {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
     with refusing(code) as port, pytest.raises(error) as caught:
         evlog.open(f"dynamodb://eu-central-1/table?endpoint=http://127.0.0.1:{port}")
@@ -340,6 +345,42 @@ def test_a_redaction_leaves_nothing_in_the_table(store: EventStore) -> None:
     assert secret not in items
     assert "TAG#" not in items
     assert store.verify().ok
+
+
+def test_a_redaction_during_a_compaction_leaves_nothing_in_the_table(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "frieda@example.org"
+    store.append("a", [new(0, tags=[secret]), new(1)])
+    store.set_retention("a", max_count=1)
+    (event,) = (event for event in everything(store) if event.position == 1)
+    erase = compaction.erase
+
+    def erase_before(core: Core) -> None:
+        erase(core)
+        monkeypatch.setattr(compaction, "erase", erase)
+        store.engine.append(AppendRequest.own(REDACTIONS_STREAM, encode_redaction([event], "r")))
+
+    monkeypatch.setattr(compaction, "erase", erase_before)
+    store.compact()
+    erase(core_of(store))  # as the process does that has redacted it
+    items = repr(all_items(store))
+    assert "TAG#" not in items
+    assert store.verify().ok
+
+
+def test_a_table_that_the_service_does_not_show_at_once_is_waited_for(
+    dynamodb_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe, url = table._describe, dynamodb_url()
+
+    def late(client: Client) -> Any:
+        monkeypatch.setattr(table, "_describe", describe)
+        raise evlog.StoreNotFound(url)
+
+    monkeypatch.setattr(table, "_describe", late)
+    with evlog.open(url, create=True) as created:
+        assert created.created
 
 
 def test_a_redaction_during_verify_is_no_damage(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:

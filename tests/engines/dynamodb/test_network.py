@@ -106,8 +106,10 @@ IN_PROGRESS, THROTTLED, DENIED = (
 
 
 @contextmanager
-def answering(store: EventStore, *answers: str, all_calls: str = "") -> Iterator[list[str]]:
-    """Give the attempts of transactions these answers: lost ones, or refusals of the service; then its own.
+def answering(
+    store: EventStore, *answers: str, to: str = "TransactWriteItems", all_calls: str = ""
+) -> Iterator[list[str]]:
+    """Give the attempts of an operation these answers: lost ones, or refusals of the service; then its own.
 
     Args:
         all_calls: once these were given, the answer to every other call, too.
@@ -117,8 +119,7 @@ def answering(store: EventStore, *answers: str, all_calls: str = "") -> Iterator
     send, left = session.send, list(answers)
 
     def scripted(request: Any) -> Any:
-        is_transaction = b"TransactWriteItems" in request.headers["X-Amz-Target"]
-        if left and is_transaction:
+        if left and request.headers["X-Amz-Target"].endswith(to.encode()):
             answer = left.pop(0)
         elif left or not all_calls:
             return send(request)
@@ -129,7 +130,10 @@ def answering(store: EventStore, *answers: str, all_calls: str = "") -> Iterator
         if answer in (DONE, LOST):
             raise ConnectionClosedError(endpoint_url=request.url)
         response = AWSResponse(request.url, 400, {"Content-Type": "application/x-amz-json-1.0"}, None)
-        response._content = json.dumps({"__type": f"x#{answer}", "message": "no"} | REASONS).encode()
+        code, _, reason = answer.partition(" of an item: ")
+        reasons = [{"Code": "None"}, {"Code": reason or "ValidationError", "Message": "no"}]
+        refusal = {"__type": f"x#{code}", "message": "no", "CancellationReasons": reasons}
+        response._content = json.dumps(refusal).encode()
         return response
 
     session.send = scripted
@@ -137,9 +141,6 @@ def answering(store: EventStore, *answers: str, all_calls: str = "") -> Iterator
         yield left
     finally:
         session.send = send
-
-
-REASONS = {"CancellationReasons": [{"Code": "None"}, {"Code": "ValidationError", "Message": "no"}]}
 
 
 @pytest.mark.parametrize("is_given", [True, False])
@@ -168,6 +169,29 @@ def test_an_attempt_that_was_not_answered_counts_after_a_refusal_of_the_next_one
         assert store.verify().ok
 
 
+@pytest.mark.parametrize("reason", ["ThrottlingError", "ProvisionedThroughputExceeded"])
+def test_a_transaction_of_which_an_item_is_throttled_is_sent_again(
+    dynamodb_url: Callable[[], str], reason: str
+) -> None:
+    with evlog.open(dynamodb_url(), create=True) as store:
+        store.append("a", [new(0)])
+        with answering(store, *[f"TransactionCanceledException of an item: {reason}"] * 3) as left:
+            assert store.append("a", [new(1)], 1).first_version == 2
+            assert not left
+
+
+@pytest.mark.parametrize("operation", ["GetItem", "Query"])
+def test_a_follower_waits_while_the_service_is_throttled(
+    dynamodb_url: Callable[[], str], no_pauses: None, operation: str
+) -> None:
+    with evlog.open(dynamodb_url(), create=True) as store, store.subscribe() as run:
+        store.append("a", [new(0)])
+        with answering(store, *[THROTTLED] * 10, to=operation) as left:
+            event = run.next_event(LONG_SECONDS)
+            assert event is not None
+            assert not left
+
+
 @pytest.mark.parametrize("answer", [THROTTLED, DENIED, "ResourceNotFoundException", "SomethingNew"])
 @pytest.mark.parametrize("first", [DONE, LOST])
 def test_an_error_after_an_attempt_that_was_not_answered_leaves_the_outcome_unknown(
@@ -178,6 +202,7 @@ def test_an_error_after_an_attempt_that_was_not_answered_leaves_the_outcome_unkn
     answer: str,
 ) -> None:
     monkeypatch.setattr("evlog.engines.dynamodb.core._RETRY_SECONDS", 0.3)
+    monkeypatch.setattr("evlog.engines.dynamodb.client._THROTTLED_SECONDS", 0.3)
     with evlog.open(dynamodb_url(), create=True) as store:
         store.append("a", [new(0)])
         with answering(store, first, all_calls=answer), pytest.raises(evlog.AppendUnknown) as unknown:
@@ -195,11 +220,17 @@ def test_an_error_after_an_attempt_that_was_not_answered_leaves_the_outcome_unkn
     ],
 )
 def test_an_append_of_which_every_attempt_was_refused_is_not_done(
-    dynamodb_url: Callable[[], str], no_pauses: None, answer: str, error: type[evlog.EvlogError]
+    dynamodb_url: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+    no_pauses: None,
+    answer: str,
+    error: type[evlog.EvlogError],
 ) -> None:
+    monkeypatch.setattr("evlog.engines.dynamodb.core._RETRY_SECONDS", 0.3)
+    monkeypatch.setattr("evlog.engines.dynamodb.client._THROTTLED_SECONDS", 0.3)
     with evlog.open(dynamodb_url(), create=True) as store:
         store.append("a", [new(0)])
-        with answering(store, *[answer] * 4), pytest.raises(error):
+        with answering(store, answer, all_calls=answer), pytest.raises(error):
             store.append("a", [new(1)], 1)
 
 
