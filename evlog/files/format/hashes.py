@@ -91,7 +91,11 @@ def hash_tags(metadata: bytes | None) -> list[int]:
     Raises:
         ValueError: its metadata is not as evlog writes it.
     """
-    tags = tags_of(metadata)
+    return hash_each(tags_of(metadata))
+
+
+def hash_each(tags: Sequence[str]) -> list[int]:
+    """Return the hash of each of some tags; those of tags that are often used are remembered."""
     try:
         return [_known_tags[tag] for tag in tags]
     except KeyError:
@@ -110,8 +114,8 @@ def tag_bits(hashes: Iterable[int]) -> int:
     return bits
 
 
-def maybe_tag_bits(metadatas: Sequence[bytes | None]) -> list[int] | None:
-    """Return the bits for the tags of each event, by its metadata; None if no event has any.
+def maybe_hash_tags(metadatas: Sequence[bytes | None]) -> list[list[int]] | None:
+    """Return the hashes of each event's tags, by its metadata; None if no event has any.
 
     Raises:
         ValueError: some metadata is not as evlog writes it.
@@ -121,6 +125,10 @@ def maybe_tag_bits(metadatas: Sequence[bytes | None]) -> list[int] | None:
     has_tags = [metadata is not None and metadata.startswith(TAGS_BEGIN) for metadata in metadatas]
     if not any(has_tags):
         return None
-    return [
-        tag_bits(hash_tags(metadata)) if has else 0 for metadata, has in zip(metadatas, has_tags, strict=True)
-    ]
+    return [hash_tags(metadata) if has else [] for metadata, has in zip(metadatas, has_tags, strict=True)]
+
+
+def maybe_tag_bits(metadatas: Sequence[bytes | None]) -> list[int] | None:
+    """Return the bits for the tags of each event, by its metadata, as `maybe_hash_tags` does."""
+    hashes = maybe_hash_tags(metadatas)
+    return None if hashes is None else list(map(tag_bits, hashes))

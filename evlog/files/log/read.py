@@ -12,7 +12,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from itertools import chain
 
-from evlog.files.format.hashes import hash_category, hash_stream, hash_tag, hash_type
+from evlog.files.format.entries import ENTRY_BYTES, column
+from evlog.files.format.hashes import hash_category, hash_each, hash_stream, hash_tag, hash_type, tag_bits
 from evlog.files.format.headers import KIND_STREAMS, KIND_TAGS, KIND_TYPES
 from evlog.files.log.crafted import without_crafted_content
 from evlog.files.log.parts import ActivePart, SealedPart, SegmentMoved
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from evlog.model.events import Record
     from evlog.model.filters import EventFilter
     from evlog.model.matching import ContentMatcher
-    from evlog.model.queries import Item
+    from evlog.model.queries import IfNone, Item
     from evlog.model.redaction import Redacted
 
     Keys = tuple[int, list[int]]
@@ -44,6 +45,7 @@ _SEARCH_MORE_THAN: Final = 2048
 _FEW: Final = 8  # the same, where only bits of the entries are searched
 # Up to this many events, reading one by one is faster than frame by frame, where most frames have one event.
 _RECORDS_AT_MOST: Final = 256
+_RECENT_EVENTS: Final = 128  # of these the bits of the tags are looked at one by one
 
 
 class Selection(NamedTuple):
@@ -145,6 +147,27 @@ def read_log(log: Log, selection: Selection, *, reverse: bool, limit: int | None
     return BatchedEvents.of(batches, limit)
 
 
+def may_match_after(active: ActivePart, conditions: Sequence[IfNone]) -> list[bool]:
+    """Return for each condition whether `find_first` may find an event; False if bits of entries exclude it.
+
+    One pass over the last entries, for all conditions of a frame: a third of the time of a look-up for each.
+    """
+    first, count = active.first_position, active.count
+    lows = [condition.after + 1 - first for condition in conditions]
+    low = max(0, min(lows), count - _RECENT_EVENTS)
+    words = column(active.entries()[low * ENTRY_BYTES :], "tags")
+    may_match = []
+    for condition, begin in zip(conditions, lows, strict=True):
+        may = begin < low
+        if not may and begin < count:
+            fresh = words[begin - low :]
+            for _, tags in condition.query.items:
+                bits = tag_bits(hash_each(tags))
+                may = may or any(word & bits == bits for word in fresh)
+        may_match.append(may)
+    return may_match
+
+
 def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:
     """Return the position of the first event after another that one of a query's items selects, or None."""
     first: int | None = None
@@ -174,7 +197,7 @@ def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:
 def _tagged_in_active(active: ActivePart, tags: Sequence[str], after: int, last: int) -> Sequence[int]:
     """Return the entries after one position, up to another, that may have all of the tags."""
     low, high = after + 1 - active.first_position, last + 1 - active.first_position
-    return active.find_tags(list(map(hash_tag, tags)), low, high) if low < high else ()
+    return active.find_tags(hash_each(tags), low, high) if low < high else ()
 
 
 def _first_removed(log: Log, types: Sequence[str], tags: Sequence[str], after: int) -> int | None:

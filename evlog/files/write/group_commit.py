@@ -57,6 +57,7 @@ from evlog.files.disk.files import end_of, read_back, read_back_into
 from evlog.files.disk.range_lock import ByteLock, NoByteLocks
 from evlog.files.format import paths
 from evlog.files.format.frames import NOT_RECORDS, unpack
+from evlog.model.queries import IfNone, Query
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from evlog.files.disk.files import Disk, WriteFile
     from evlog.model.appends import ExpectedVersion
     from evlog.model.events import EncodedEvent
-    from evlog.model.queries import IfNone, Item
+    from evlog.model.queries import Item
 
     Place = tuple[int, int]
     """The first position and the first version of a request's events; they are durable."""
@@ -337,7 +338,7 @@ class Slot:
             self._alive.add(slot)
         try:
             stream, expected, schemas, events, packed = unpack(payload, use_list=False)
-            conditions = [_condition(*each) for each in packed] if packed else ()
+            conditions = [IfNone(Query.of_items(items), after) for items, after in packed]
         except NOT_RECORDS:
             return None
         return Request(slot, nonce, stream, expected, schemas, events, conditions)
@@ -385,9 +386,3 @@ def clear_requests(store: str, disk: Disk) -> None:
             disk.sync(file)
     finally:
         disk.close(file)
-
-
-def _condition(items: Sequence[Item], after: int) -> IfNone:
-    from evlog.model.queries import IfNone, Query
-
-    return IfNone(Query.of_items(items), after)

@@ -27,16 +27,24 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.files.format.frames import MAX_VERSION, encode_records
-from evlog.files.format.hashes import hash_ids, hash_stream, hash_type, maybe_tag_bits
-from evlog.files.log.read import find_first
+from evlog.files.format.hashes import (
+    hash_each,
+    hash_ids,
+    hash_stream,
+    hash_type,
+    maybe_hash_tags,
+    maybe_tag_bits,
+    tag_bits,
+)
+from evlog.files.log.read import find_first, may_match_after
 from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged, damaged_schema
-from evlog.model.events import column_of, id_text, make_ids, tags_of
+from evlog.model.events import column_of, id_text, make_ids
 from evlog.model.retention import SCHEMAS_STREAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-    from typing import Any, Final
+    from collections.abc import Callable, Collection, Iterable, Sequence
+    from typing import Any, Final, TypeVar
 
     from evlog.files.log.log import Log
     from evlog.files.log.policies import PolicyTable
@@ -44,6 +52,8 @@ if TYPE_CHECKING:
     from evlog.model.appends import Append
     from evlog.model.events import EncodedEvent, Record
     from evlog.model.queries import IfNone, Query
+
+    _T = TypeVar("_T")
 
     Known = dict[int, Record | int]
     """By index in the append: the event that already has the id, or the index of its twin in the append."""
@@ -145,10 +155,11 @@ class Planner:
             self.name_streams_locked(plan)
             self._check_locked(plan, append)
             if append.conditions:
-                self._check_queries_locked(plan, append.conditions)
+                plan.tags = self._check_queries_locked(plan.events, append.conditions)
+            else:
+                plan.tags = _maybe_of_tags(maybe_tag_bits, plan.events)
             plan.versions = self.next_versions_locked(plan.streams, plan.numbers)
             plan.type_hashes = self._hash_types_locked(plan.events)
-            plan.tags = _hash_tags(plan.events)
         return plan
 
     def _hash_types_locked(self, events: Sequence[EncodedEvent]) -> Sequence[int]:
@@ -257,19 +268,27 @@ class Planner:
             if not expectation.is_met(actual):
                 raise WrongExpectedVersion(stream, expected, actual)
 
-    def _check_queries_locked(self, plan: Plan, conditions: Sequence[tuple[int, IfNone]]) -> None:
-        """Raise if an event in the log, or an earlier one of this append, matches a condition's query."""
-        head, events = self._log.head, plan.events
-        by_tag = _places_by_tag(events[: conditions[-1][0]])
-        for at, condition in conditions:
+    def _check_queries_locked(
+        self, events: Sequence[EncodedEvent], conditions: Sequence[tuple[int, IfNone]]
+    ) -> list[int] | None:
+        """Raise if an event in the log, or an earlier one of this append, matches a condition's query.
+
+        Return the bits of each event's tags: they are decoded once for both.
+        """
+        log, head = self._log, self._log.head
+        tags = _maybe_of_tags(maybe_hash_tags, events)
+        places = _places_by_tag(tags, conditions[-1][0]) if tags is not None else {}
+        may_match = may_match_after(log.active, [condition for _, condition in conditions])
+        for (at, condition), may in zip(conditions, may_match, strict=True):
             query, after = condition.query, condition.after
             if after > head:
                 raise InvalidArgument(f"position {after} is beyond the log's end, {head}; read again")
-            position = find_first(self._log, query.items, after)
-            if position is None and (number := _maybe_selected(query, events, at, by_tag)) is not None:
+            position = find_first(log, query.items, after) if may else None
+            if position is None and (number := _maybe_selected(query, events, at, places)) is not None:
                 position = head + 1 + number
             if position is not None:
                 raise ConditionFailed(str(query), after, position)
+        return None if tags is None else list(map(tag_bits, tags))
 
     def _check_schemas_locked(self, checked: int, actual: int | None) -> None:
         """Raise unless the events were checked against the present schemas."""
@@ -387,34 +406,34 @@ def _items(cells: Any, keys: Sequence[Any]) -> tuple[Any, ...]:
     return itemgetter(*keys, keys[0])(cells)[:-1]  # type: ignore[no-any-return]
 
 
-def _places_by_tag(events: Sequence[EncodedEvent]) -> dict[str, list[int]]:
-    """Return the indexes of the events that have each tag, rising."""
-    places: dict[str, list[int]] = {}
-    for at, event in enumerate(events):
-        for tag in tags_of(event[4]):
-            places.setdefault(tag, []).append(at)
+def _places_by_tag(tags: Sequence[Sequence[int]], end: int) -> dict[int, list[int]]:
+    """Return the indexes, rising and below `end`, of the events that have each tag, by the tag's hash."""
+    places: dict[int, list[int]] = {}
+    for at, hashes in zip(range(end), tags, strict=False):
+        for hash in hashes:
+            places.setdefault(hash, []).append(at)
     return places
 
 
 def _maybe_selected(
-    query: Query, events: Sequence[EncodedEvent], end: int, by_tag: dict[str, list[int]]
+    query: Query, events: Sequence[EncodedEvent], end: int, places: dict[int, list[int]]
 ) -> int | None:
     """Return the index of the first event before `end` that the query selects; None if there is none.
 
     Events are found by tag. Comparing each of many joined appends with all before it would take a third of
     the time of their frame.
     """
-    numbers = [by_tag.get(tags[0], ()) if tags else range(end) for _, tags in query.items] if end else ()
+    if not end:
+        return None
+    numbers = [places.get(hash_each(tags)[0], ()) if tags else range(end) for _, tags in query.items]
     found = [n for n in chain.from_iterable(numbers) if n < end and query.selects(events[n][0], events[n][4])]
     return min(found, default=None)
 
 
-def _hash_tags(events: Sequence[EncodedEvent]) -> list[int] | None:
-    metadatas = column_of(events, 4)
-    if metadatas.count(None) == len(metadatas):
-        return None
+def _maybe_of_tags(call: Callable[[Sequence[bytes | None]], _T], events: Sequence[EncodedEvent]) -> _T:
+    """Return what a call makes of the tags in each event's metadata."""
     try:
-        return maybe_tag_bits(metadatas)
+        return call(column_of(events, 4))
     except ValueError as error:
         raise InvalidEvent("metadata", f"is not as `encode_events` makes it: {error}") from None
 

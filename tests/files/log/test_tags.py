@@ -15,7 +15,7 @@ import evlog
 from evlog import EventStore, IfNone, Query
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.hashes import hash_tag, tag_bits
-from evlog.files.log import column_index
+from evlog.files.log import column_index, read
 from evlog.files.log import tags as module
 from evlog.files.log.log import Log
 from evlog.files.log.tags import ActiveTags, find_in_entries, in_all
@@ -117,6 +117,7 @@ def test_a_writer_makes_and_extends_the_dict_before_it_takes_the_lock(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under the lock it would delay all others."""
+    monkeypatch.setattr(read, "_RECENT_EVENTS", 0)
     monkeypatch.setattr(module, "_FEW_ENTRIES", 0)
     monkeypatch.setattr(module, "_SEARCHES_BEFORE_DICT", 2)
     with small_store(memory_path / "store", segment_events=1000) as store:
@@ -132,6 +133,28 @@ def test_a_writer_makes_and_extends_the_dict_before_it_takes_the_lock(
             tags = [f"number:{number}"]
             store.append("s", [new(number, tags=tags)], conditions=IfNone(Query(tags=tags)))
         assert grown == [(high, False) for high in range(5, 10)]
+
+
+@pytest.mark.exact_hashes
+@pytest.mark.parametrize("recent", [0, 5, 128])
+def test_a_condition_is_looked_up_where_the_bits_of_recent_events_do_not_exclude_it(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, recent: int
+) -> None:
+    monkeypatch.setattr(read, "_RECENT_EVENTS", recent)
+    with small_store(memory_path / "store", segment_events=20) as store:
+        made = fill_tagged(store, 50)  # the last ten are in the active segment
+        log = Log(store.path)
+        cases = [(wanted, after) for wanted in WANTED for after in range(51)]
+        conditions = [IfNone(Query(tags=wanted), after) for wanted, after in cases]
+        may_match = read.may_match_after(log.active, conditions)
+        for (wanted, after), condition, may in zip(cases, conditions, may_match, strict=True):
+            matched = any(number >= after for number in expected_of(made, wanted))
+            assert (read.find_first(log, condition.query.items, after) is not None) == matched
+            assert may or not matched
+            if after >= max(40, 50 - recent):
+                hashes = list(map(hash_tag, wanted))
+                assert may == bool(find_in_entries(log.active.entries(), hashes, after - 40, 10))
+        assert read.may_match_after(log.active, [IfNone("type=T", 49), IfNone("type=T", 50)])[0]
 
 
 @pytest.mark.exact_hashes
