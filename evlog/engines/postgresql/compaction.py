@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -70,7 +69,10 @@ def _vacuum_redacted(core: Core) -> None:
 def _removals(core: Core, connection: Session) -> list[tuple[Removal, int, datetime]]:
     """Return what compaction removes of each stream: how much, before which version, before which time."""
     rules = core.reader.policies.refreshed(connection)
-    now_us = time.time_ns() // 1000
+    # Its own clock: it gave the events their times, and what is removed too early is lost.
+    row = connection.execute("select (extract(epoch from clock_timestamp()) * 1000000)::bigint").fetchone()
+    assert row is not None
+    (now_us,) = row
     found = []
     rows = connection.execute(
         core.sql("select stream_id, version from {schema}.last_versions where events > 0 order by stream_id")

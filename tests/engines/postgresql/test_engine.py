@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -651,6 +653,20 @@ def test_versions_positions_and_times_continue_behind_what_compactions_removed(p
         assert again.first_position > result.last_position
         store.compact()
         assert store.verify().ok
+
+
+def test_a_clock_that_is_ahead_has_a_compaction_remove_nothing_too_early(
+    postgresql_url: Url, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = time.time_ns
+    with evlog.open(postgresql_url(), create=True) as store:
+        store.append("a", [NewEvent("T", 1)])
+        store.set_retention("a", max_age=timedelta(days=1))
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time_ns", lambda: now_ns() + 10**15)
+            assert list(store.read("a")) == []
+            assert store.compact().events_removed == 0
+        assert len(list(store.read("a"))) == 1
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
