@@ -8,6 +8,7 @@ everywhere in these benchmarks, beside 1,000. For how long others wait is seen b
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -57,14 +58,20 @@ def _fill(run: Run, events: int, per_stream: int, padding: int) -> Path:
     return path
 
 
+def _copy(path: Path, copy: Path) -> Path:
+    """Make a copy that is on the device, as a store is by then: else the first syncs would wait for it."""
+    shutil.copytree(path, copy)
+    os.sync()
+    return copy
+
+
 def _compact(run: Run, path: Path, rounds: int) -> tuple[list[float], list[float]]:
     """MB/s of input, and the share of bytes that is left."""
     programs = Programs(run.fresh_directory("compact-programs"))
     programs.evlog("--store", str(path), "compact", "--dry-run")  # compiles the modules
     speeds, left = [], []
     for _ in range(rounds):
-        copy = run.fresh_directory("compact-copy") / "store"
-        shutil.copytree(path, copy)
+        copy = _copy(path, run.fresh_directory("compact-copy") / "store")
         before = _segment_bytes(copy)
         seconds = programs.evlog("--store", str(copy), "compact")
         speeds.append(before / 1e6 / seconds)
@@ -77,8 +84,7 @@ def _hold(run: Run, path: Path) -> list[Figure]:
     """For how long the writers' lock is held, and what one writer beside it notices of all."""
     held: list[Held] = []
     for _ in range(_ROUNDS):
-        copy = run.fresh_directory("compact-held") / "store"
-        shutil.copytree(path, copy)
+        copy = _copy(path, run.fresh_directory("compact-held") / "store")
         held.append(compact_beside_a_writer(copy))
         shutil.rmtree(copy.parent)
     return [
