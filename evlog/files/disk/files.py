@@ -73,9 +73,8 @@ class WriteBack:
 
     def step(self, end: int) -> None:
         """Begin to write the file up to an offset, if that is a step. A hint: this promises nothing."""
-        if end - self._begun >= STEP_BYTES and hasattr(os, "posix_fadvise"):
-            # Linux begins to write what it is told to forget; pages that are not written yet stay in memory.
-            os.posix_fadvise(self._fd, self._begun, end - self._begun, os.POSIX_FADV_DONTNEED)
+        if end - self._begun >= STEP_BYTES:
+            _begin_write_back(self._fd, self._begun, end - self._begun)
             self._begun = end
 
 
@@ -160,6 +159,10 @@ class Disk:
                 done += more
         except OSError as error:
             raise _write_error(error, file.path) from error
+
+    def begin_write_back(self, file: WriteFile, offset: int, length: int) -> None:
+        """Begin to write a part of the file to the device, for a sync that follows; a hint, no promise."""
+        _begin_write_back(file.fd, offset, length)
 
     def cut(self, file: WriteFile, length: int) -> None:
         """Cut the file to the length in bytes; durable only after a sync."""
@@ -314,6 +317,12 @@ def _write_error(error: OSError, path: str) -> EvlogError:
     if error.errno in NO_ROOM:
         return error_for(error, path)
     return StoreIOError(path, os.strerror(error.errno or 0))
+
+
+def _begin_write_back(fd: int, offset: int, length: int) -> None:
+    # Linux begins to write what it is told to forget; pages that are not written yet stay in memory.
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def _sync(file: WriteFile | ReadFile) -> None:

