@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from evlog.cli._support import console, options
@@ -39,5 +40,7 @@ def command(given: Given) -> None:
         raise console.OutputFailed("it is closed")
     with NeedsExtra("mcp", mcp="the MCP SDK", pydantic="the MCP SDK"):
         from evlog.adapters.mcp import make_server
+    # Ctrl-C ends it at once, as SIGTERM does: the SDK would wait for a call under way, and for stdin.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with options.open_store(given) as store:
         make_server(store, allow_append=given.allow_append).run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -78,6 +79,11 @@ def test_a_client_reads_the_store_through_its_tools(path: str) -> None:
         assert "next" not in found
         found = await call(client, "read_events", stream="order-1", newest_first=True, limit=1)
         assert [event["version"] for event in found["events"]] == [2]
+        found = await call(client, "read_events", stream="order-1", newest_first=True, before=found["next"])
+        assert [event["version"] for event in found["events"]] == [1]
+        assert "next" not in found
+        assert len((await call(client, "read_events", since="1h", types=[], tags=[]))["events"]) == 6
+        assert (await call(client, "read_events", until="1h"))["events"] == []
         assert len((await call(client, "read_events", tags=["n:3"]))["events"]) == 1
         assert len((await call(client, "read_events", contains='"n":3'))["events"]) == 1
         assert (await call(client, "read_events", contains="(x+x+)+y|n"))["events"] == []
@@ -87,11 +93,13 @@ def test_a_client_reads_the_store_through_its_tools(path: str) -> None:
         assert (await call(client, "store_info"))["last_time"] == last
         assert last in [row["last_time"] for row in (await call(client, "list_streams"))["streams"]]
         assert await call(client, "show_event", event=event["id"]) == event
+        assert await call(client, "show_event", event=2) == event
         assert (await call(client, "fold_state", stream="order-0", at=2))["state"] == {"n": 2, "last": 2}
         (subscription,) = (await call(client, "list_subscriptions"))["subscriptions"]
         assert (subscription["name"], subscription["lag_events"]) == ("billing", 6)
+        assert await call(client, "list_subscriptions", after="billing") == {"subscriptions": []}
         assert (await call(client, "store_info"))["events"] == 6
-        assert await call(client, "verify_store") == {"ok": True, "findings": []}
+        assert await call(client, "verify_store") == {"ok": True, "count": 0, "findings": []}
 
     asked(path, ask=ask)
 
@@ -99,7 +107,10 @@ def test_a_client_reads_the_store_through_its_tools(path: str) -> None:
 def test_what_evlog_refuses_is_an_error_of_the_tool(path: str) -> None:
     async def ask(client: Client) -> None:
         assert "no event at position 99" in await call(client, "show_event", event="99")
+        assert "invalid event '9999" in await call(client, "show_event", event="9" * 5000)
+        assert "invalid time 'lately'; use ISO 8601" in await call(client, "read_events", since="lately")
         assert "exclude each other" in await call(client, "read_events", stream="a-1", category="a")
+        assert "type\n  Extra inputs are not permitted" in await call(client, "read_events", type="T0")
         assert "append_event" in await call_or_error(client, "append_event", stream="s", type="T", data=1)
 
     asked(path, ask=ask)
@@ -137,13 +148,60 @@ def test_an_answer_is_bounded(memory_path: Path) -> None:
         seen: list[int] = []
         after = 0
         while len(seen) < 5:
-            found = tools.read_events(after=after)
-            assert len(json.dumps(found)) <= server.MAX_BYTES + 100
+            text = tools.read_events(after=after)
+            assert len(text) <= server.MAX_BYTES + 100
+            found = json.loads(text)
             seen += [event["data"]["n"] for event in found["events"]]
             after = found["next"]
         assert seen == list(range(5))
-        with pytest.raises(evlog.EvlogError, match="alone is larger"):
+        with pytest.raises(evlog.EvlogError, match="pass 6 as after to continue"):
             tools.read_events(after=after)
+        with pytest.raises(evlog.EvlogError, match="pass 6 as before to continue"):
+            tools.read_events(newest_first=True)
+        with pytest.raises(evlog.EvlogError, match="`evlog show 6` prints it"):
+            tools.show_event("6")
+
+
+def test_events_are_given_once_and_as_they_are_stored(path: str) -> None:
+    raw = b'{"n":12345678901234567890,"e":1e400,"d":1,"d":[0.10]}'
+    with evlog.open(path) as store:
+        store.append("exact", [NewEvent("T", raw)])
+
+    async def ask(client: Client) -> None:
+        for tool, arguments in (("read_events", {"stream": "exact"}), ("show_event", {"event": 7})):
+            result = await client.call_tool(tool, arguments)
+            assert result.structured_content is None
+            (part,) = result.content
+            assert f'"data":{raw.decode()},' in getattr(part, "text", "")
+        (part,) = (await client.call_tool("fold_state", {"stream": "exact"})).content
+        assert '"e":1e400' in getattr(part, "text", "")
+
+    asked(path, ask=ask)
+
+
+def test_ctrl_c_ends_it_while_a_call_runs(path: str) -> None:
+    script = """
+import sys, time
+from evlog.adapters import mcp
+from evlog.cli.app import run
+
+def list_types(self) -> str:
+    print("begun", file=sys.stderr, flush=True)
+    time.sleep(1000)
+
+mcp._Tools.list_types = list_types
+sys.exit(run(sys.argv[1:]))
+"""
+    process = start_python("-c", script, "mcp", "--store", path, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stderr is not None
+    for each in calls_of("list_types"):
+        process.stdin.write(each)
+        process.stdin.flush()
+    assert process.stderr.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == -signal.SIGINT
+    process.communicate()
 
 
 def test_the_server_ends_with_its_stdin(path: str) -> None:
@@ -151,25 +209,23 @@ def test_the_server_ends_with_its_stdin(path: str) -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
+def calls_of(tool: str) -> list[str]:
+    """Return the lines of a client that begins and calls the tool."""
+    me = {"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "n", "version": "1"}}
+    calls: list[dict[str, Any]] = [
+        {"method": "initialize", "id": 1, "params": me},
+        {"method": "notifications/initialized"},
+        {"method": "tools/call", "id": 2, "params": {"name": tool, "arguments": {}}},
+    ]
+    return [json.dumps(each | {"jsonrpc": "2.0"}) + "\n" for each in calls]
+
+
 def test_a_call_that_is_refused_is_not_logged(path: str) -> None:
     """Its answer says so; the client's stderr may be a person's terminal."""
-    calls: list[dict[str, Any]] = [
-        {
-            "method": "initialize",
-            "id": 1,
-            "params": {
-                "protocolVersion": "2025-03-26",
-                "capabilities": {},
-                "clientInfo": {"name": "n", "version": "1"},
-            },
-        },
-        {"method": "notifications/initialized"},
-        {"method": "tools/call", "id": 2, "params": {"name": "unknown", "arguments": {}}},
-    ]
     process = start_python("-m", "evlog", "mcp", "--store", path, stderr=subprocess.PIPE)
     assert process.stdin is not None
-    for each in calls:
-        process.stdin.write(json.dumps(each | {"jsonrpc": "2.0"}) + "\n")
+    for each in calls_of("unknown"):
+        process.stdin.write(each)
         process.stdin.flush()
     answers = [json.loads(next_line(process)) for _ in range(2)]
     _, err = process.communicate(timeout=60)
