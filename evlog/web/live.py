@@ -82,7 +82,7 @@ class Heads:
                 self._notify()
                 self.head = await workers.submit(_next_head, feeds[0], self.head)
         except Exception as error:  # noqa: BLE001 - the pages show it, whatever it is
-            self.problem = str(error) if isinstance(error, EvlogError) else repr(error)
+            self.problem = _text_of(error) if isinstance(error, EvlogError) else repr(error)
             self._notify()
         finally:
             for feed in feeds:
@@ -165,11 +165,15 @@ async def story_of(
                     yield message("searched", {"searched": after, "head": head})
         yield message("end", {"complete": True})
     except EvlogError as error:
-        yield message("problem", error.problem if error.exit_code == EXIT_NOT_FOUND else str(error))
+        yield message("problem", _text_of(error))
 
 
 def _begin_story(store: EventStore, position: int) -> Story:
     return Story(store.engine, store.get(position), store.get)
+
+
+def _text_of(error: EvlogError) -> str:
+    return error.problem if error.exit_code == EXIT_NOT_FOUND else str(error)  # the advice is for programs
 
 
 def message(name: str, content: Any) -> bytes:

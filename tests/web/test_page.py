@@ -267,6 +267,22 @@ def test_a_name_with_spaces_leads_to_its_events(show: Show, own: Served) -> None
     expect(page.locator(LINES)).to_have_count(1)
 
 
+def test_a_search_that_was_stopped_goes_on_with_older_events(
+    show: Show, own: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own.store.append("a", [NewEvent("Rare"), *[NewEvent("T", number) for number in range(5000)]])
+    monkeypatch.setattr(reading, "_FIRST_PIECE", 1)
+    monkeypatch.setattr(reading, "SEARCH_SECONDS", 0.0)  # one position for each answer
+    page = show("log?text=Rare&type=Rare", served=own)
+    expect(page.locator("#note")).to_contain_text("Esc stops")
+    page.keyboard.press("Escape")
+    expect(page.locator("#note")).to_contain_text("nothing further was searched")
+    monkeypatch.setattr(reading, "_FIRST_PIECE", 10_000)
+    page.keyboard.press("n")
+    expect(page.locator("#note")).to_have_text("No events match.")
+    assert "before=" in page.url
+
+
 def test_back_leads_to_the_filters_before(show: Show) -> None:
     page = show("log?type=Paid")
     expect(page.locator(LINES)).to_have_count(30)

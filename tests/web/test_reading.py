@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -297,7 +298,8 @@ def test_pages_are_told_when_the_store_is_gone(tmp_path: Path) -> None:
             (tmp_path / "elsewhere" / "manifest.json").unlink()
             async with asyncio.timeout(LONG_SECONDS):
                 await page
-        assert any(each.startswith(b"event: problem\n") for each in received)
+        problem = f"no store at {tmp_path / 'store'}"
+        assert f"event: problem\ndata: {json.dumps(problem)}\n\n".encode() in received
 
     asyncio.run(run())
 

@@ -157,7 +157,7 @@ const turns = {
   newest: () => turn({}),
   oldest: () => turn({after: 0}),
   newer: () => events.length ? turn({after: numberOf(events[0])}) : turn({}),
-  older: () => events.length && turn({before: numberOf(events.at(-1))}),
+  older: () => turn({before: events.length ? numberOf(events.at(-1)) : ended?.bound}),  // without events: a search was stopped
 };
 
 // --- new events
