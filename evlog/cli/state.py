@@ -28,7 +28,8 @@ JSON each; it prints the new state as one JSON value. It may be run several time
 events.
 
 With --snapshot the result is kept under a name, and the next run folds only what is new. A snapshot is
-rebuilt by itself when the command, the options or the history are not those that it was made from.
+rebuilt by itself when the command, the options or the history are not those that it was made from. After a
+change of a script that the command runs, delete it.
 
 \b
   evlog state order-42

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.cli.conftest import Evlog
@@ -42,6 +44,19 @@ def test_a_terminal_gets_a_tree(story: Evlog) -> None:
         "└─ Packed",
     ]
     assert b"\x1b" not in story("trace", "1", "-o", "tree").out
+
+
+def test_a_tree_of_any_depth_has_a_bounded_width(evlog: Evlog) -> None:
+    ids = [f"00000000-0000-7000-8000-{number:012}" for number in range(400)]
+    lines = [
+        {"stream": "step", "type": "Step", "id": id, "metadata": {"$causationId": cause}}
+        for id, cause in zip(ids, ids[1:] + ids[:1], strict=True)
+    ][::-1]
+    evlog("append", "--lines", stdin=b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    _, *rows = evlog("trace", "1", "-o", "tree").out.decode().splitlines()
+    assert len(rows) == len(ids)
+    assert all("└─ Step" in row for row in rows[1:])
+    assert max(map(len, rows)) < len(ids)
 
 
 def test_what_is_missing_or_makes_no_sense(story: Evlog) -> None:
