@@ -122,6 +122,7 @@ class Database:
         self.connection.register(NEWEST_FIRST, _Source(_EVENTS, newest_first, self._failed))
         self.connection.register("streams", _Source(_STREAMS, self._list, self._failed, ("category",)))
         self._views: dict[str, str | None] = {"events": None, "streams": None}  # the type of each
+        self._has_changed = False  # a statement may have replaced a view
 
     def __enter__(self) -> Self:
         return self
@@ -147,6 +148,7 @@ class Database:
             for statement in statements:
                 self._add_types(statement.query)
                 relation = self.connection.sql(statement.query)
+                self._has_changed |= statement.type != duckdb.StatementType.SELECT
                 relation = self._sooner(statement.query, relation)
             if relation is None:
                 return Result([], [], [])
@@ -156,7 +158,7 @@ class Database:
     def _sooner(self, sql: str, relation: Any) -> Any:
         """Return a relation that gives the same result faster if there is one, else the statement's own."""
         try:
-            new = None if relation is None else rewritten(self.connection, sql, self._views)
+            new = None if self._has_changed else rewritten(self.connection, sql, self._views)
             found = relation if new is None else self.connection.sql(new)
         except duckdb.Error:
             return relation

@@ -398,6 +398,12 @@ def test_a_failure_at_a_value_is_a_failed_query(store: EventStore) -> None:
     assert not isinstance(caught.value, duckdb.Error)
 
 
+def test_a_view_that_a_query_has_replaced_is_not_read_as_the_store(store: EventStore) -> None:
+    last = "select position from Paid order by position desc limit 1"
+    replaced = "create or replace view Paid as select 1000 + position as position from events; "
+    assert values(store, replaced + last) == values(store, "select 1000 + max(position) from events")
+
+
 def test_a_category_is_what_is_before_the_first_dash(store: EventStore) -> None:
     store.append("-1", [NewEvent("Odd")])
     streams = "select stream from {} where category {}"
