@@ -22,6 +22,7 @@ from evlog.files.log.log import Log
 from evlog.files.log.read import read_log, selection_of
 from evlog.files.log.read_stream import Bounds, maybe_read_few, read_stream
 from evlog.files.write.writer import Writer
+from evlog.model.appends import AppendRequest
 from evlog.model.filters import ANYTHING
 from evlog.process.forks import register_fork_reset
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from evlog.files.follow.feed import CommittedFeed
     from evlog.files.follow.snapshot_file import SnapshotFile
     from evlog.files.write.plan import Plan
-    from evlog.model.appends import AppendRequest, BatchResult, ExpectedVersion
+    from evlog.model.appends import BatchResult, ExpectedVersion
     from evlog.model.events import Event
     from evlog.model.filters import EventFilter, LogSelection, StreamSelection
     from evlog.model.history import HistoryPiece, RemovedRecord, Standing
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         TornTail,
         VerifyReport,
     )
+    from evlog.model.retention import Rules
 
 
 class DirectoryEngine:
@@ -305,11 +307,28 @@ class DirectoryEngine:
     # --- retention
 
     @refuses_crafted_content
+    def rules(self) -> Rules:
+        """Return the rules in force now."""
+        return self._sound().policies().rules()
+
+    def flush(self) -> None:
+        """Return once all that was appended is durable (with `sync`)."""
+        writer = self._open_writer()
+        writer.make_durable(writer.exclusively(lambda tail, _planner: tail.end_locked()))
+
+    @refuses_crafted_content
     def set_retention(self, change: PolicyChange) -> None:
         """Set the given parts of a policy, durably."""
-        from evlog.files.write.retention import set_policy
+        from evlog.decisions.policies import set_retention
 
-        set_policy(self._opened(), self._open_writer(), change)
+        set_retention(self, change)
+
+    @refuses_crafted_content
+    def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
+        """Hide all events of a stream, durably, and return its last version."""
+        from evlog.decisions.policies import delete_stream
+
+        return delete_stream(self, stream, tombstone=tombstone, expected=expected)
 
     @refuses_crafted_content
     def retention(self, stream: str | None, category: str | None) -> Retention:
@@ -329,25 +348,23 @@ class DirectoryEngine:
     @refuses_crafted_content
     def policies(self) -> list[PolicyInfo]:
         """Return every policy in force."""
-        from evlog.files.log.catalog import list_policies
+        from evlog.decisions.policies import policies
 
-        return list_policies(self._sound())
-
-    @refuses_crafted_content
-    def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
-        """Hide all events of a stream, durably, and return its last version."""
-        from evlog.files.write.retention import delete_stream
-
-        return delete_stream(
-            self._opened(), self._open_writer(), stream, tombstone=tombstone, expected=expected
-        )
+        return policies(self)
 
     @refuses_crafted_content
     def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:
         """Erase the content of these events for every reader, durably; `compact` erases the bytes."""
-        from evlog.files.write.redaction import redact
+        from evlog.model.redaction import RedactionResult, encode_redaction
+        from evlog.model.retention import REDACTIONS_STREAM
 
-        return redact(self._open_writer(), events, reason)
+        position = 0
+        if events:
+            request = AppendRequest.own(REDACTIONS_STREAM, encode_redaction(events, reason))
+            (position,) = self.append(request).positions
+        else:
+            self.flush()  # an earlier redaction, whose writer may have died before it was durable
+        return RedactionResult(tuple(event.position for event in events), (), position, erased=False)
 
     @refuses_crafted_content
     def compact(self, *, dry_run: bool, force: bool, compress: bool, progress: Progress | None) -> Compaction:

@@ -27,7 +27,7 @@ from evlog.files.log.parts import SealedPart
 from evlog.files.log.read_stream import Bounds, read_stream
 from evlog.model.events import SYSTEM_PREFIX, category_of
 from evlog.model.named import NamedTuple
-from evlog.model.reports import PolicyInfo, Retention, StoreInfo, StreamInfo, retention_of
+from evlog.model.reports import Retention, StoreInfo, StreamInfo, retention_of
 from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since_us
 
 TYPE_CHECKING = False
@@ -277,26 +277,6 @@ class Visible(NamedTuple):
     events: int
     first_version: int
     retention: Retention
-
-
-def list_policies(log: Log) -> list[PolicyInfo]:
-    """Return every policy in force, of streams and then of categories, by name."""
-    return log.retry_on_compaction(lambda: _list_policies(log))
-
-
-def _list_policies(log: Log) -> list[PolicyInfo]:
-    rules = log.policies().rules()
-    policies = [
-        PolicyInfo(name, None, retention_of(rule, log.find_version(name, hash_stream(name))))
-        for name, rule in sorted(rules.streams.items())
-        if rule != KEEP_ALL
-    ]
-    policies += [
-        PolicyInfo(None, name, retention_of(rule, 0))
-        for name, rule in sorted(rules.categories.items())
-        if rule != KEEP_ALL
-    ]
-    return policies
 
 
 def count_policies(log: Log) -> tuple[int, int]:

@@ -9,5 +9,5 @@ roll.py           begin a segment; what a crash in a roll leaves, and what clear
 derived.py        indexes of sealed segments (filter_file.py: which segments to look into; building.py:
                   in a helper process)
 create.py         make a store
-retention.py      change what is kept (redaction.py: erase events; standing.py: become a mirror)
+standing.py       become a mirror, or a store that has moved
 """
