@@ -6,7 +6,7 @@ were appended together, and the ids of events that were removed.
 
 from __future__ import annotations
 
-from evlog.errors import StoreIsMirror, StoreMoved
+from evlog.errors import MirrorConflict, StoreIsMirror, StoreMoved
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -90,6 +90,20 @@ class HistoryPiece:
     def lost(self) -> int:
         """The number of positions that are neither there nor known as removed."""
         return self.end - self.after - len(self.events) - len(self.removed)
+
+
+def check_mirror(address: str, standing: tuple[str, str], source_id: str) -> None:
+    """Raise MirrorConflict unless the store at the address is a mirror of the source."""
+    if standing != (source_id, ""):
+        reason, advice = "it was not made by this mirror", "use an empty destination"
+        raise MirrorConflict(f"store {source_id}", address, reason, advice)
+
+
+def check_continues(address: str, head: int, piece_after: int, source_id: str) -> None:
+    """Raise MirrorConflict unless the mirror at the address ends where the next piece begins."""
+    if head != piece_after:
+        reason = f"it ends at position {head}, and not at {piece_after}"
+        raise MirrorConflict(f"store {source_id}", address, reason, "start the mirror again")
 
 
 def refusal(address: str, standing: Standing) -> EvlogError:

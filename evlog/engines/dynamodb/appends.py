@@ -13,7 +13,7 @@ from evlog.engines.dynamodb.core import MAX_ACTIONS, Change
 from evlog.engines.dynamodb.items import Head, derived_items, encode_event, is_policy
 from evlog.errors import AppendTooLarge, EventTooLarge, TooManyEvents
 from evlog.model.events import SYSTEM_PREFIX
-from evlog.model.history import RemovedRecord, Standing
+from evlog.model.history import RemovedRecord
 from evlog.model.retention import REDACTIONS_STREAM, SCHEMAS_STREAM, Rules
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class _View:
         self.address = core.address.text
         self.head = moment.state.position
         self.time_us = moment.state.time_us
-        self.standing = Standing(moment.state.mirror_of, moment.state.moved_to)
+        self.standing = moment.state.standing
 
     @property
     def rules(self) -> Rules:

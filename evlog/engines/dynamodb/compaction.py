@@ -29,7 +29,7 @@ from evlog.engines.dynamodb.items import (
 )
 from evlog.engines.keyed import check_subscriptions
 from evlog.model.events import METADATA_PREFIX, SYSTEM_PREFIX, Event, category_of
-from evlog.model.history import Standing, refusal
+from evlog.model.history import Standing, check_mirror, refusal
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Compaction, Removal
 from evlog.model.retention import KEEP_ALL, hides
@@ -91,8 +91,7 @@ def compact(
     if dry_run:
         shown = sorted((each.removal for each in hidden), key=lambda each: -each.events)
         return Compaction(state.position, shown, events, 1, 0, state.size, 0, resumed=False)
-    standing = Standing(state.mirror_of, state.moved_to)
-    if standing != Standing():
+    if (standing := state.standing) != Standing():
         raise refusal(core.address.text, standing)
     if not force:
         check_subscriptions(records, ((each.removal.stream, each.last_positions.items()) for each in hidden))
@@ -161,16 +160,16 @@ def _removal(moment: Moment, events: Sequence[Event]) -> Change:
 
 def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord]) -> None:
     """Remove from a mirror what its source has removed, and erase what is redacted."""
-    from evlog.engines.dynamodb.history import check_mirror, discard_staged
+    from evlog.engines.dynamodb.history import discard_staged
 
-    check_mirror(core, core.state(), source_id)
+    check_mirror(core.address.text, core.state().standing, source_id)
     discard_staged(core)  # of a mirror that was killed or suspended: it counts what was there before
     erase(core)
     for at in range(0, len(removed), _STEP_OF_STREAMS):
         keys = [event_key(each.stream, each.version) for each in removed[at : at + _STEP_OF_STREAMS]]
 
         def plan(moment: Moment, keys: list[tuple[str, str]] = keys) -> Change:
-            check_mirror(core, moment.state, source_id)
+            check_mirror(core.address.text, moment.state.standing, source_id)
             redacted = core.redacted(moment.state)
             found = core.client.get_many(keys)
             events = [Event(redacted.record(decode_event(found[key]))) for key in keys if key in found]

@@ -237,8 +237,7 @@ class Core:
     def _plan(self, plan: Callable[[Moment], Change], moment: Moment, *, by_mirror: bool) -> Change | None:
         """Return what is to be done; None if a fresh moment is needed to say so."""
         try:
-            standing = Standing(moment.state.mirror_of, moment.state.moved_to)
-            if standing != Standing() and not by_mirror:
+            if (standing := moment.state.standing) != Standing() and not by_mirror:
                 raise refusal(self.address.text, standing)
             return plan(moment)
         except StoreUnreachable:

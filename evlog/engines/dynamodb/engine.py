@@ -200,7 +200,7 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
     def standing(self) -> Standing:
         """What the store is to others now."""
         state = self._core.state()
-        return Standing(state.mirror_of, state.moved_to)
+        return state.standing
 
     def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
         """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""

@@ -38,7 +38,7 @@ from evlog.engines.dynamodb.items import (
 )
 from evlog.errors import MirrorConflict
 from evlog.model.events import SYSTEM_PREFIX
-from evlog.model.history import Standing
+from evlog.model.history import Standing, check_continues, check_mirror
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -61,22 +61,14 @@ def change_standing(core: Core, before: Standing, after: Standing, head: int | N
 
     def plan(moment: Moment) -> Change:
         state = moment.state
-        now = Standing(state.mirror_of, state.moved_to)
-        if moment.is_unsure and now == after:
+        if moment.is_unsure and state.standing == after:
             return Change(state, {}, None, True)
-        if now != before or head not in (None, state.position) or state.staged:
+        if state.standing != before or head not in (None, state.position) or state.staged:
             return Change(state, {}, None, False)
         return Change(state._replace(mirror_of=after.mirror_of, moved_to=after.moved_to), {}, [], True)
 
     is_changed: bool = core.change(plan, by_mirror=True)
     return is_changed
-
-
-def check_mirror(core: Core, state: LogState, source_id: str) -> None:
-    """Raise MirrorConflict unless the store is a mirror of the source."""
-    if Standing(state.mirror_of, state.moved_to) != Standing(source_id):
-        reason, advice = "it was not made by this mirror", "use an empty destination"
-        raise MirrorConflict(f"store {source_id}", core.address.text, reason, advice)
 
 
 def append_history(core: Core, piece: HistoryPiece) -> None:
@@ -168,10 +160,8 @@ def _pages(keys: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
 
 
 def _check(core: Core, state: LogState, piece: HistoryPiece) -> None:
-    check_mirror(core, state, piece.source_id)
-    if state.position != piece.after:
-        reason = f"it ends at position {state.position}, and not at {piece.after}"
-        raise MirrorConflict(f"store {piece.source_id}", core.address.text, reason, "start the mirror again")
+    check_mirror(core.address.text, state.standing, piece.source_id)
+    check_continues(core.address.text, state.position, piece.after, piece.source_id)
 
 
 def _add(before: LogState, old: Mapping[str, Head], piece: HistoryPiece) -> tuple[LogState, dict[str, Head]]:

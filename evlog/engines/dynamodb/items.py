@@ -27,7 +27,7 @@ from evlog.model.events import (
     TEXT_CODE,
     Event,
 )
-from evlog.model.history import RemovedRecord
+from evlog.model.history import RemovedRecord, Standing
 from evlog.model.named import NamedTuple
 from evlog.model.retention import METADATA_TYPE
 
@@ -307,6 +307,11 @@ class LogState(NamedTuple):
     def has_gaps(self) -> bool:
         """Whether positions are missing."""
         return bool(self.removed or self.lost)
+
+    @property
+    def standing(self) -> Standing:
+        """What the store is to others now."""
+        return Standing(self.mirror_of, self.moved_to)
 
 
 _TEXTS: Final = frozenset({"store_id", "mirror_of", "moved_to", "owner", "run"})

@@ -10,7 +10,6 @@ from evlog.engines.dynamodb.items import decode_id, id_key
 from evlog.engines.dynamodb.reading import IndexBehind
 from evlog.engines.keyed import KeyedCheckpoint, checkpoint_names
 from evlog.model.filters import LogSelection
-from evlog.model.history import Standing
 from evlog.model.pins import maybe_parse_pin
 from evlog.model.redaction import since
 from evlog.model.reports import DAMAGE, Finding, VerifyReport
@@ -49,8 +48,7 @@ def verify(
             digest = whole.end(state.position)
         except IndexBehind as error:
             findings.append(_damage("position", None, f"{error.reason}; nothing says that they were removed"))
-        standing = Standing(state.mirror_of, state.moved_to)
-        findings += check_redacted(whole.redacted, redactions, standing)
+        findings += check_redacted(whole.redacted, redactions, state.standing)
         if pin is not None and digest is not None and not whole.is_pin_met():
             findings.append(changed_finding(pin, sum(1 for _ in reader.removed(0, pin[0]))))
     report = VerifyReport(state.events, 1, state.size, state.position, digest, tuple(findings))

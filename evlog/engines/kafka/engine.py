@@ -18,9 +18,9 @@ from evlog.engines.kafka.reading import Reader
 from evlog.engines.kafka.records import encode_event, encode_forget, encode_piece, encode_standing
 from evlog.engines.kafka.writing import Decision
 from evlog.engines.reading import ReadsByReader
-from evlog.errors import EventTooLarge, MirrorConflict, ServerUnsuitable, StoreNotFound, Unsupported
+from evlog.errors import EventTooLarge, ServerUnsuitable, StoreNotFound, Unsupported
 from evlog.model.events import MAX_EVENT_BYTES, Event
-from evlog.model.history import HistoryPiece, Standing, refusal
+from evlog.model.history import HistoryPiece, Standing, check_continues, check_mirror, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -292,16 +292,10 @@ class KafkaEngine(TopicEngine, ReadsByReader):
         def decide() -> Decision[None]:
             nonlocal is_sent
             head = state.index.head()
-            if state.standing != Standing(piece.source_id):
-                reason, advice = "it was not made by this mirror", "use an empty destination"
-                raise MirrorConflict(f"store {piece.source_id}", self.address, reason, advice)
+            check_mirror(self.address, state.standing, piece.source_id)
             if is_sent and head == piece.end:
                 return Decision(None)
-            if head != piece.after:
-                reason = f"it ends at position {head}, and not at {piece.after}"
-                raise MirrorConflict(
-                    f"store {piece.source_id}", self.address, reason, "start the mirror again"
-                )
+            check_continues(self.address, head, piece.after, piece.source_id)
             is_sent = True
             return Decision(None, encode_piece(piece))
 
@@ -312,9 +306,7 @@ class KafkaEngine(TopicEngine, ReadsByReader):
         self._client.check_open()
 
         def decide() -> Decision[None]:
-            if self._applying.standing != Standing(source_id):
-                reason, advice = "it was not made by this mirror", "use an empty destination"
-                raise MirrorConflict(f"store {source_id}", self.address, reason, advice)
+            check_mirror(self.address, self._applying.standing, source_id)
             return Decision(None, encode_forget(removed))
 
         self._writer.write(decide)

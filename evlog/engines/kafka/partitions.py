@@ -16,9 +16,9 @@ from uuid import UUID
 from evlog.engines.kafka.keyed import TopicEngine
 from evlog.engines.kafka.records import encode_events
 from evlog.engines.kafka.writing import Decision
-from evlog.errors import MirrorConflict, Unsupported
+from evlog.errors import Unsupported
 from evlog.model.events import SYSTEM_PREFIX, Event
-from evlog.model.history import Standing
+from evlog.model.history import Standing, check_continues, check_mirror
 from evlog.model.reports import Retention, StoreInfo
 
 if TYPE_CHECKING:
@@ -83,16 +83,10 @@ class PartitionedTopic(TopicEngine):
         def decide() -> Decision[None]:
             nonlocal is_sent
             copied = self._copied(current=False)
-            if (copied["mirror_of"], copied["moved_to"]) != (piece.source_id, ""):
-                reason, advice = "it was not made by this mirror", "use an empty destination"
-                raise MirrorConflict(f"store {piece.source_id}", self.address, reason, advice)
+            check_mirror(self.address, (copied["mirror_of"], copied["moved_to"]), piece.source_id)
             if is_sent and copied["position"] == piece.end:
                 return Decision(None)
-            if copied["position"] != piece.after:
-                reason = f"it ends at position {copied['position']}, and not at {piece.after}"
-                raise MirrorConflict(
-                    f"store {piece.source_id}", self.address, reason, "start the mirror again"
-                )
+            check_continues(self.address, copied["position"], piece.after, piece.source_id)
             is_sent = True
             copied["position"] = piece.end
             if piece.events:

@@ -30,9 +30,9 @@ from evlog.engines.nats.layout import (
     tail_place,
 )
 from evlog.engines.nats.session import Lost, NoResponder
-from evlog.errors import EventTooLarge, InvalidEvent, MirrorConflict, MirrorLimit
+from evlog.errors import EventTooLarge, InvalidEvent, MirrorLimit
 from evlog.model.events import Event
-from evlog.model.history import HistoryPiece, RemovedRecord, Standing
+from evlog.model.history import HistoryPiece, RemovedRecord, Standing, check_continues, check_mirror
 from evlog.model.redaction import maybe_decode_redaction
 
 if TYPE_CHECKING:
@@ -159,13 +159,11 @@ def _parts(piece: HistoryPiece) -> list[Part]:
 
 def _append_part(core: Core, source_id: str, part: Part) -> None:
     def make(tail: Stored, state: State, was_sent: bool) -> list[Outgoing]:
-        _check_mirror(core, source_id, state.control.standing)
+        check_mirror(core.address.text, state.control.standing, source_id)
         position = tail.number(POSITION)
         if was_sent and position == part.end:
             return []
-        if position != part.after:
-            where, reason = core.address.text, f"it ends at position {position}, and not at {part.after}"
-            raise MirrorConflict(f"store {source_id}", where, reason, "start the mirror again")
+        check_continues(core.address.text, position, part.after, source_id)
         return _messages(core, tail, state.control, part)
 
     write(core, make)
@@ -195,12 +193,6 @@ def _messages(core: Core, tail: Stored, before: Control, part: Part) -> list[Out
     return made
 
 
-def _check_mirror(core: Core, source_id: str, standing: Standing) -> None:
-    if standing != Standing(source_id):
-        reason, advice = "it was not made by this mirror", "use an empty destination"
-        raise MirrorConflict(f"store {source_id}", core.address.text, reason, advice)
-
-
 # --- removing and erasing
 
 
@@ -210,7 +202,7 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
     Raises:
         MirrorConflict: the store is not a mirror of the source.
     """
-    _check_mirror(core, source_id, core.reader.state().control.standing)
+    check_mirror(core.address.text, core.reader.state().control.standing, source_id)
     wanted = {each.position: each for each in removed}
     if wanted:
         found = [

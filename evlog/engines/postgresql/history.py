@@ -17,7 +17,7 @@ import psycopg
 from evlog.engines.postgresql import wire
 from evlog.engines.postgresql.connections import RETRY_SECONDS, Statement, is_broken, translate
 from evlog.engines.postgresql.rows import COLUMNS, load_rows
-from evlog.errors import MirrorConflict, StoreUnreachable
+from evlog.errors import StoreUnreachable
 from evlog.model.events import (
     CONTENT_TYPES,
     JSON_CODE,
@@ -27,7 +27,7 @@ from evlog.model.events import (
     category_of,
     check_readable_name,
 )
-from evlog.model.history import HistoryPiece, RemovedRecord, Standing
+from evlog.model.history import HistoryPiece, RemovedRecord, Standing, check_continues, check_mirror
 from evlog.model.retention import METADATA_TYPE, SCHEMAS_STREAM
 
 if TYPE_CHECKING:
@@ -227,21 +227,13 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
         with core.connections.lend() as connection, connection.transaction():
             connection.execute(core.sql("select {schema}.lock_log()"))
             row = connection.execute(core.sql("select mirror_of from {schema}.log")).fetchone()
-            _check_mirror(core, source_id, row[0] if row is not None else None)
+            check_mirror(core.address.text, (str(row and row[0]), ""), source_id)
             connection.execute(core.sql("select {schema}.remove_positions(%s)"), (positions,))
 
 
 def _check(core: Core, piece: HistoryPiece, position: int, mirror_of: UUID | None) -> None:
-    _check_mirror(core, piece.source_id, mirror_of)
-    if position != piece.after:
-        reason = f"it ends at position {position}, and not at {piece.after}"
-        raise MirrorConflict(f"store {piece.source_id}", core.address.text, reason, "start the mirror again")
-
-
-def _check_mirror(core: Core, source_id: str, mirror_of: UUID | None) -> None:
-    if str(mirror_of) != source_id:
-        reason, advice = "it was not made by this mirror", "use an empty destination"
-        raise MirrorConflict(f"store {source_id}", core.address.text, reason, advice)
+    check_mirror(core.address.text, (str(mirror_of), ""), piece.source_id)
+    check_continues(core.address.text, position, piece.after, piece.source_id)
 
 
 def _event_rows(piece: HistoryPiece, raw_json: bool) -> Iterator[bytes]:

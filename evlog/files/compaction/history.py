@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from evlog.errors import EvlogError, MirrorConflict
+from evlog.errors import EvlogError
 from evlog.files.compaction.commit import clear_leftovers, remove_unnamed, replace_segments
 from evlog.files.compaction.compact import acquire_lock
 from evlog.files.compaction.plan import find_unerased, plan_segment
@@ -35,6 +35,7 @@ from evlog.files.write.plan import Plan
 from evlog.files.write.roll import new_tag
 from evlog.model.appends import Append
 from evlog.model.events import check_readable_name
+from evlog.model.history import check_continues, check_mirror
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,16 +67,8 @@ def append_history(log: Log, writer: Writer, disk: Disk, piece: HistoryPiece) ->
 
 
 def _check_locked(log: Log, piece: HistoryPiece) -> None:
-    if log.manifest.standing != (piece.source_id, ""):
-        raise _not_a_mirror(log, piece.source_id)
-    if log.head != piece.after:
-        reason = f"it ends at position {log.head}, and not at {piece.after}"
-        raise MirrorConflict(f"store {piece.source_id}", log.store, reason, "start the mirror again")
-
-
-def _not_a_mirror(log: Log, source_id: str) -> MirrorConflict:
-    reason, advice = "it was not made by this mirror", "use an empty destination"
-    return MirrorConflict(f"store {source_id}", log.store, reason, advice)
+    check_mirror(log.store, log.manifest.standing, piece.source_id)
+    check_continues(log.store, log.head, piece.after, piece.source_id)
 
 
 def _append_frame(log: Log, writer: Writer, piece: HistoryPiece) -> SyncPoint:
@@ -134,8 +127,7 @@ def remove_history(
     positions = sorted(each.position for each in removed)
 
     def seal(tail: LogTail, _planner: Planner) -> None:
-        if log.manifest.standing != (source_id, ""):
-            raise _not_a_mirror(log, source_id)
+        check_mirror(log.store, log.manifest.standing, source_id)
         active = log.active
         loses = bool(positions) and positions[-1] >= active.first_position
         if active.count and (loses or find_unerased(active, log.policies().redacted, active.last_position)):
