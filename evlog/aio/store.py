@@ -26,7 +26,6 @@ from evlog.subscriptions.retry import check_handling
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime
-    from types import TracebackType
     from typing import Self
     from uuid import UUID
 
@@ -236,9 +235,7 @@ class AsyncStore:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

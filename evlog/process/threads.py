@@ -13,7 +13,6 @@ from threading import Thread
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Any, Self, TypeVar
 
     Result = TypeVar("Result")
@@ -62,9 +61,7 @@ class CallsBehind:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         for thread in self._threads:
             thread.join()
         if self._errors and error is None:

@@ -30,7 +30,6 @@ from evlog.subscriptions.retry import attempt, call, check_handling, describe_er
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
     from typing import Any, Final, Self, TypeVar
 
     from evlog.engine import CheckpointStore, Engine
@@ -511,9 +510,7 @@ class Subscription:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _exclusively(self, call: Callable[..., _T], *arguments: Any) -> _T:
@@ -613,9 +610,7 @@ class Transaction:
     def __enter__(self) -> Any:
         return self._run.begin_transaction(self._checkpoint)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._run.end_transaction(self._checkpoint, error)
 
 

@@ -33,7 +33,6 @@ from evlog.transfer.subscriptions import LOCK_NAME, copy_subscriptions
 from evlog.transfer.targets import OPEN, Copied, IdenticalTarget, MergeTarget, refuse_mirrors_only
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
     from evlog.engine import CheckpointStore, Engine, Feed, Progress
@@ -221,9 +220,7 @@ class Mirror:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._leave()
 
     def _leave(self) -> None:

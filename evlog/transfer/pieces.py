@@ -18,7 +18,6 @@ from evlog.process.threads import without_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
     from typing import Self
 
     from evlog.engine import Engine
@@ -106,9 +105,7 @@ class ReadAhead:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closed = True
         while not self._ready.empty():
             self._ready.get_nowait()  # the thread may wait for room

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from evlog.errors import ExtraNotInstalled
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
 
 class NeedsExtra:
     """A block in which a missing library of the extra raises ExtraNotInstalled.
@@ -24,9 +20,7 @@ class NeedsExtra:
     def __enter__(self) -> None:
         """Begin to import."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """Raise ExtraNotInstalled instead of the import's own error."""
         if isinstance(error, ModuleNotFoundError):
             library = self._libraries.get((error.name or "").partition(".")[0])

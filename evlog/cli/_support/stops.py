@@ -21,7 +21,7 @@ from evlog.cli._support import console
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType, TracebackType
+    from types import FrameType
     from typing import Any, Final, NoReturn, Self
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -75,9 +75,7 @@ class Stops:
             self._start_watching()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.ignore()
         self._watching = False
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -143,9 +141,7 @@ class _Held:
     def __enter__(self) -> None:
         self._hold(self._holding)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._hold(not self._holding)
 
 

@@ -32,7 +32,6 @@ except ImportError:  # pragma: no cover - no POSIX
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Any, Final, TypeVar, TypeVarTuple
 
     from evlog.files.disk.files import Disk, WriteFile
@@ -225,9 +224,7 @@ class FileLock:
 
     __enter__ = acquire
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def _abandon(self) -> None:
@@ -342,9 +339,7 @@ class SharedLock:
         self._file = file
         return True
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             _unlock(self._file.fd)
         self._file = None
