@@ -35,22 +35,18 @@ class ServerFeed:
         raise NotImplementedError
 
     def committed(self, after: int) -> int:
-        """Return the last position that may be delivered now."""
         if self._committed <= after:
             self._look()
         return self._committed
 
     def end(self) -> int:
-        """Return the last position of the log."""
         self._look()
         return self._committed
 
     def read(self, after: int, to: int) -> Iterator[Event]:
-        """Iterate over the feed's events after position `after`, up to and including `to`."""
         return self._read_all(LogSelection(after, to, self._filter))
 
     def wake(self) -> None:
-        """End the present or the next wait; from any thread or signal handler."""
         self._waking.set()
 
     def make_durable(self, position: int) -> None:

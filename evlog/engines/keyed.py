@@ -130,7 +130,6 @@ class KeyedCheckpoint:
         without_signals(self._renewal.start)
 
     def release(self) -> None:
-        """End what `acquire` began."""
         ended, self._ended = self._ended, None
         if ended is None or self._pid != os.getpid():
             return
@@ -153,7 +152,6 @@ class KeyedCheckpoint:
         return bool(document.get("holder")) and bool(document["until_us"] > time.time_ns() // 1000)
 
     def load(self) -> Checkpoint | None:
-        """Return the checkpoint; None if there is no such subscription. Raises CorruptionError."""
         record = self._records.get(self._key)
         if record is None:
             return None
@@ -172,7 +170,6 @@ class KeyedCheckpoint:
             raise self._unreadable(error) from None
 
     def create(self, checkpoint: Checkpoint) -> None:
-        """Add the subscription, durably, with nothing parked."""
         self._drop_parked()
         self.save(checkpoint)
 
@@ -201,13 +198,11 @@ class KeyedCheckpoint:
         """Do nothing: no transaction begins."""
 
     def delete(self) -> None:
-        """Delete the subscription and what it parked, durably."""
         self._drop_parked()
         with self._mutex:
             self._write({})
 
     def parked(self) -> list[ParkedEvent]:
-        """Return the parked events in the order in which they were parked first."""
         found = [json.loads(record.value) for _, record in self._records.list((PARKED, self._name))]
         found.sort(key=lambda each: (each["first_us"], each["position"]))
         return [
@@ -225,7 +220,6 @@ class KeyedCheckpoint:
         ]
 
     def park(self, event: Event, error: str, attempts: int) -> None:
-        """Park an event, or update its error; durable when this returns."""
         key, now_us = (PARKED, self._name, str(event.position)), time.time_ns() // 1000
         while True:
             before = self._records.get(key)
@@ -245,7 +239,6 @@ class KeyedCheckpoint:
                 return
 
     def unpark(self, position: int) -> None:
-        """Remove a parked event from the list; durable when this returns."""
         key = (PARKED, self._name, str(position))
         while (record := self._records.get(key)) is not None:
             if self._records.delete(key, record.revision):
@@ -358,7 +351,6 @@ class KeyedSnapshot:
         self._key = (SNAPSHOT, name) if stream is None else (SNAPSHOT, name, stream)
 
     def load(self) -> bytes | None:
-        """Return the content; None if there is no snapshot."""
         record = self._records.get(self._key)
         return None if record is None else record.value
 
@@ -370,7 +362,6 @@ class KeyedSnapshot:
         return self._records.put(self._key, content, None if record is None else record.revision) is not None
 
     def delete(self) -> bool:
-        """Delete the snapshot; return whether there was one."""
         was_there = False
         while (record := self._records.get(self._key)) is not None:
             was_there = True
@@ -400,11 +391,9 @@ class KeepsSubscriptions:
         raise NotImplementedError
 
     def checkpoint(self, name: str) -> KeyedCheckpoint:
-        """Return the place of the subscription with this checked name."""
         return KeyedCheckpoint(self.records, name)
 
     def checkpoint_names(self) -> list[str]:
-        """Return the names of all subscriptions, sorted."""
         return checkpoint_names(self.records)
 
 
@@ -412,9 +401,7 @@ class KeepsRecords(KeepsSubscriptions):
     """The same for an engine that keeps its snapshots as records, too."""
 
     def snapshot(self, name: str, stream: str | None) -> KeyedSnapshot:
-        """Return the place of the snapshot with this checked name."""
         return KeyedSnapshot(self.records, name, stream)
 
     def snapshot_names(self) -> list[tuple[str, str | None]]:
-        """Return the name and the stream of each snapshot, sorted by name."""
         return snapshot_names(self.records)

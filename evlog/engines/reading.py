@@ -42,25 +42,20 @@ class ReadsByReader:
         raise NotImplementedError
 
     def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
-        """Iterate over the selected events of a stream."""
         return self.reader.read_stream(selection)
 
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
-        """Iterate over the selected events of the log."""
         return self.reader.read_all(selection)
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Return the positions of known ids, also of those whose events were removed."""
         return self.reader.find_ids(ids)
 
     def versions(self, streams: Sequence[str]) -> list[int]:
-        """Return the last version of each stream, visible or not."""
         return self.reader.versions(streams)
 
     def streams(
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
-        """Iterate over the streams by name."""
         return self.reader.streams(
             category, prefix, include_deleted=include_deleted, include_system=include_system
         )

@@ -124,7 +124,6 @@ class DirectoryEngine:
 
     @property
     def torn_tails(self) -> list[TornTail]:
-        """What this object removed from the end of the log: appends that a crash left unfinished."""
         writer = self._writer
         return [] if writer is None else writer.torn_tails
 
@@ -192,7 +191,6 @@ class DirectoryEngine:
         return self._open_writer().plan(request)
 
     def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
-        """Iterate over the selected events of a stream."""
         stream, first_version, last_version, filter, limit, reverse = selection
         if filter is ANYTHING:
             log = self._log or self._opened()
@@ -213,7 +211,6 @@ class DirectoryEngine:
         )
 
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
-        """Iterate over the selected events of the log."""
         after, to, filter, limit, reverse = selection
         return read_log(
             self._refreshed(),
@@ -224,7 +221,6 @@ class DirectoryEngine:
 
     @refuses_crafted_content
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Return the positions of known ids, also of those whose events a compaction has removed."""
         log = self._sound()
         found = log.retry_on_compaction(lambda: log.find_ids(ids, hash_ids(ids)))
         return {
@@ -233,7 +229,6 @@ class DirectoryEngine:
 
     @refuses_crafted_content
     def versions(self, streams: Sequence[str]) -> list[int]:
-        """Return the last version of each stream, visible or not."""
         log = self._sound()
         return log.retry_on_compaction(
             lambda: [log.find_version(stream, hash_stream(stream)) for stream in streams]
@@ -243,7 +238,6 @@ class DirectoryEngine:
     def streams(
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
-        """Iterate over the streams by name."""
         from evlog.files.log.catalog import list_streams
 
         found = list_streams(
@@ -253,12 +247,10 @@ class DirectoryEngine:
 
     @refuses_crafted_content
     def head(self) -> int:
-        """Return the last position."""
         return self._sound().head
 
     @refuses_crafted_content
     def info(self) -> StoreInfo:
-        """Return the store in numbers."""
         from evlog.files.log.catalog import describe
 
         return describe(self._sound())
@@ -267,7 +259,6 @@ class DirectoryEngine:
 
     @refuses_crafted_content
     def follow(self, filter: EventFilter) -> CommittedFeed:
-        """Return a feed of the events that the filter selects."""
         from evlog.files.follow.feed import CommittedFeed
 
         return CommittedFeed(self._refreshed(), filter, self._disk)
@@ -279,7 +270,6 @@ class DirectoryEngine:
         return SubscriptionFiles(self.address, self.store_id, name, self._disk)
 
     def checkpoint_names(self) -> list[str]:
-        """Return the names of all subscriptions, sorted."""
         from evlog.files.follow.checkpoint_file import list_names
 
         self._opened()
@@ -294,14 +284,12 @@ class DirectoryEngine:
         return SnapshotFile(self.address, self.store_id, name, stream, self._disk)
 
     def snapshot_names(self) -> list[tuple[str, str | None]]:
-        """Return the name and the stream of each snapshot, sorted by name."""
         from evlog.files.follow.snapshot_file import list_snapshots
 
         self._opened()
         return list_snapshots(self.address)
 
     def removals(self) -> int:
-        """Return how many events compactions have removed."""
         return sum(info.removed_events for info in self._refreshed().manifest.segments)
 
     # --- retention
@@ -318,14 +306,12 @@ class DirectoryEngine:
 
     @refuses_crafted_content
     def set_retention(self, change: PolicyChange) -> None:
-        """Set the given parts of a policy, durably."""
         from evlog.decisions.policies import set_retention
 
         set_retention(self, change)
 
     @refuses_crafted_content
     def delete_stream(self, stream: str, *, tombstone: bool, expected: ExpectedVersion) -> int:
-        """Hide all events of a stream, durably, and return its last version."""
         from evlog.decisions.policies import delete_stream
 
         return delete_stream(self, stream, tombstone=tombstone, expected=expected)
@@ -347,7 +333,6 @@ class DirectoryEngine:
 
     @refuses_crafted_content
     def policies(self) -> list[PolicyInfo]:
-        """Return every policy in force."""
         from evlog.decisions.policies import policies
 
         return policies(self)
@@ -395,42 +380,36 @@ class DirectoryEngine:
 
     @property
     def standing(self) -> Standing:
-        """Whether the store is a mirror, or has moved."""
         from evlog.model.history import Standing
 
         return Standing(*self._refreshed().manifest.standing)
 
     @refuses_crafted_content
     def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
-        """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
         from evlog.files.write.standing import change_standing
 
         return change_standing(self._opened(), self._open_writer(), self._disk, before, after, head)
 
     @refuses_crafted_content
     def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
-        """Iterate over all events after position `after` up to `to`, each with the number of its append."""
         from evlog.files.log.history import read_frames
 
         return read_frames(self._refreshed(), after, to)
 
     @refuses_crafted_content
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
-        """Iterate over the events after position `after` up to `to` that compactions have removed."""
         from evlog.files.log.history import read_removed
 
         return read_removed(self._refreshed(), after, to)
 
     @refuses_crafted_content
     def append_history(self, piece: HistoryPiece) -> None:
-        """Append a piece of the source's history: all of it, or nothing; durable when this returns."""
         from evlog.files.compaction.history import append_history
 
         append_history(self._opened(), self._open_writer(), self._disk, piece)
 
     @refuses_crafted_content
     def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
-        """Remove what the source's compactions have removed since it was copied; durable on return."""
         from evlog.files.compaction.history import remove_history
 
         remove_history(

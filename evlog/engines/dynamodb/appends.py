@@ -94,7 +94,6 @@ class _View:
         return self._reader.known(self._moment.state, wanted) if wanted else {}
 
     def versions(self, streams: Sequence[str]) -> Mapping[str, int]:
-        """Return the last version of each stream."""
         return {stream: head.version for stream, head in self._moment.heads(streams).items()}
 
     def first_match(self, condition: IfNone) -> int | None:

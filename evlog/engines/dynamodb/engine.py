@@ -106,13 +106,11 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         return self._reader
 
     def head(self) -> int:
-        """Return the last position."""
         return self._core.state().position
 
     # --- following
 
     def follow(self, filter: EventFilter) -> DynamodbFeed:
-        """Return a feed of the events that the filter selects."""
         self._client.check_open()
         return DynamodbFeed(self._core, filter, self.read_all)
 
@@ -125,7 +123,6 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         return self._records
 
     def removals(self) -> int:
-        """Return how many events compactions have removed."""
         return self._core.state().removed
 
     # --- retention
@@ -203,19 +200,15 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         return state.standing
 
     def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
-        """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
         return history.change_standing(self._core, before, after, head)
 
     def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
-        """Iterate over all events after position `after` up to `to`, each with the number of its append."""
         return self._reader.read_frames(after, to)
 
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
-        """Iterate over the events after position `after` up to `to` that compactions have removed."""
         return self._reader.removed(after, to)
 
     def append_history(self, piece: HistoryPiece) -> None:
-        """Append a piece of the source's history: all of it, or nothing; durable when this returns."""
         history.append_history(self._core, piece)
 
     def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:

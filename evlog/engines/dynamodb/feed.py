@@ -36,7 +36,6 @@ class DynamodbFeed(ServerFeed):
         self._core = core
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
-        """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""
         deadline, pause_seconds = time.monotonic() + timeout_seconds, _FIRST_POLL_SECONDS
         while True:
             if self.committed(after) > after:

@@ -74,7 +74,6 @@ class Reader:
     # --- events
 
     def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
-        """Iterate over the selected events of a stream."""
         stream, first_version, last_version, filter, limit, reverse = selection
         state = self._core.state()
         rule = self._core.policies.rules(state).rule_for(stream) if state.policies else None
@@ -105,7 +104,6 @@ class Reader:
                 yield event
 
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
-        """Iterate over the selected events of the log."""
         after, to, filter, limit, reverse = selection
         state = self._core.state()
         after, to = max(0, after), state.position if to is None else min(to, state.position)
@@ -148,11 +146,9 @@ class Reader:
     # --- look-ups
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Return the positions of known ids, also of those whose events were removed."""
         return {id: known[0] for id, known in self.known(self._core.state(), ids).items()}
 
     def versions(self, streams: Sequence[str]) -> list[int]:
-        """Return the last version of each stream, visible or not."""
         heads = read_heads(self._client, list(dict.fromkeys(streams)), self._core.state().position)
         return [heads[stream].version for stream in streams]
 
@@ -204,7 +200,6 @@ class Reader:
     def streams(
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
-        """Iterate over the streams by name."""
         state = self._core.state()
         rules, now_us = self._core.policies.rules(state), time.time_ns() // 1000
         for name, head in self.heads(state, category, prefix):

@@ -29,7 +29,6 @@ class Records:
         self.address = client.address.text
 
     def get(self, key: tuple[str, ...]) -> Record | None:
-        """Return the last record of a key."""
         item = self._client.get(_key_of(key))
         return None if item is None else _record(item)
 
@@ -60,7 +59,6 @@ class Records:
         return new
 
     def delete(self, key: tuple[str, ...], revision: int) -> bool:
-        """Delete a record durably if it has this revision; return whether it had."""
         try:
             self._client.delete(_key_of(key), "#r = :r", {":r": {"N": str(revision)}}, _NAMES)
         except Refused:
@@ -68,7 +66,6 @@ class Records:
         return True
 
     def list(self, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Record]]:
-        """Iterate over all records whose keys begin with these parts."""
         partition, first = _key_of((*prefix, ""))
         for item in self._client.query(partition, first, first + "\U0010ffff"):
             yield (prefix[0], *item["SK"]["S"].split(_BETWEEN)), _record(item)

@@ -105,7 +105,6 @@ class KafkaEngine(TopicEngine, ReadsByReader):
         return self._reader
 
     def close(self) -> None:
-        """Close what is open."""
         super().close()
         self._applying.index.close()
 
@@ -171,7 +170,6 @@ class KafkaEngine(TopicEngine, ReadsByReader):
     # --- reading
 
     def head(self) -> int:
-        """Return the last position."""
         return self._index().head()
 
     def info(self) -> StoreInfo:
@@ -185,7 +183,6 @@ class KafkaEngine(TopicEngine, ReadsByReader):
     # --- following
 
     def follow(self, filter: EventFilter) -> KafkaFeed:
-        """Return a feed of the events that the filter selects."""
         index = self._index()
         return KafkaFeed(self._reader, filter, index.read_all, lambda: self._applying.head, self.head)
 
@@ -197,7 +194,6 @@ class KafkaEngine(TopicEngine, ReadsByReader):
         return self._applying.index.snapshot(name, stream)
 
     def snapshot_names(self) -> list[tuple[str, str | None]]:
-        """Return the name and the stream of each snapshot in the local index, sorted by name."""
         self._client.check_open()
         return snapshot_names(self._applying.index)
 
@@ -261,7 +257,6 @@ class KafkaEngine(TopicEngine, ReadsByReader):
         return self._applying.standing
 
     def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
-        """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
         self._client.check_open()
         state, is_sent = self._applying, False
 
@@ -277,7 +272,6 @@ class KafkaEngine(TopicEngine, ReadsByReader):
         return self._writer.write(decide, fence=True)
 
     def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
-        """Iterate over all events after position `after` up to `to`, each with the number of its append."""
         return self._index().read_frames(after, to)
 
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:

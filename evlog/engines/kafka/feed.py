@@ -41,16 +41,13 @@ class KafkaFeed(ServerFeed):
         reader.listen(self._notify)
 
     def committed(self, after: int) -> int:
-        """Return the last position that may be delivered now."""
         committed = self._committed_head()
         return committed if committed > after else self._head()
 
     def end(self) -> int:
-        """Return the last position of the log."""
         return self._head()
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
-        """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""
         deadline = time.monotonic() + timeout_seconds
         while self._committed_head() <= after:
             self._reader.check()

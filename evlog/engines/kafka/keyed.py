@@ -91,11 +91,9 @@ class TopicRecords:
         return self._found.get(key)
 
     def get(self, key: Key) -> Record | None:
-        """Return the last record of a key, never one that was replaced before the call."""
         return self._current().get(key)
 
     def list(self, prefix: Key) -> Iterator[tuple[Key, Record]]:
-        """Iterate over all records whose keys begin with these parts."""
         return iter([item for item in self._current().items() if item[0][: len(prefix)] == prefix])
 
     def put(self, key: Key, value: bytes, revision: int | None) -> int | None:
@@ -119,7 +117,6 @@ class TopicRecords:
         return found if sent is None or sent.offset is None else sent.offset
 
     def delete(self, key: Key, revision: int) -> bool:
-        """Delete a record durably if it has this revision; return whether it had."""
 
         def decide() -> Decision[bool]:
             present = self._found.get(key)
@@ -199,7 +196,6 @@ class TopicEngine(KeepsSubscriptions):
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close what is open."""
         self._client.close()
         self._writer.close()
         self._records.close()

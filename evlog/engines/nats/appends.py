@@ -118,7 +118,6 @@ class View:
         return self._appender.reader.known(ids, found, self.tail.sequence)
 
     def versions(self, streams: Sequence[str]) -> Mapping[str, int]:
-        """Return the last version of each stream."""
         remembered, reader = self.remembered, self._appender.reader
         missing = [stream for stream in streams if stream not in remembered]
         if missing:

@@ -141,7 +141,6 @@ class Core:
         _create_stream(self.records.jetstream, config)
 
     def head(self) -> int:
-        """Return the last position."""
         return self.reader.tail().number(POSITION)
 
 

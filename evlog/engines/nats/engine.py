@@ -106,7 +106,6 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         return self._core.reader
 
     def head(self) -> int:
-        """Return the last position."""
         return self._core.head()
 
     @property
@@ -116,7 +115,6 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         return self._core.records
 
     def follow(self, filter: EventFilter) -> NatsFeed:
-        """Return a feed of the events that the filter selects."""
         core = self._core
         core.connections.check_open()
         return NatsFeed(core.jetstream, core.reader, core.subjects.all, filter, self.read_all)
@@ -124,7 +122,6 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
     # --- records by key
 
     def removals(self) -> int:
-        """Return how many events compactions have removed."""
         return self._core.reader.state().control.removed
 
     # --- retention
@@ -150,7 +147,6 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
     # --- the whole store
 
     def info(self) -> StoreInfo:
-        """Return the store in numbers."""
         core = self._core
         reader, state = core.reader, core.reader.state()
         counts = reader.counts(core.subjects.user_events)
@@ -188,15 +184,12 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         return self._core.reader.state().control.standing
 
     def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
-        """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
         return history.change_standing(self._core, before, after, head)
 
     def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
-        """Iterate over all events after position `after` up to `to`, each with the number of its append."""
         return self._core.reader.read_frames(after, to)
 
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
-        """Iterate over the events after position `after` up to `to` that compactions have removed."""
         there = history.unpurged(self._core)
         return (each for each in self._core.reader.removed(after, to) if each.position not in there)
 
@@ -205,7 +198,6 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         history.append_history(self._core, piece)
 
     def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
-        """Remove what the source's compactions have removed since it was copied; durable on return."""
         history.remove_history(self._core, source_id, removed)
 
 

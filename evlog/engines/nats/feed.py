@@ -49,7 +49,6 @@ class NatsFeed(ServerFeed):
         self._inbox = b""
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
-        """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""
         deadline = time.monotonic() + min(timeout_seconds, _LONG_SECONDS)
         if self._session is None or self._session.is_broken or self._session.pid != os.getpid():
             self._begin()

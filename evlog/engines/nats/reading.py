@@ -120,7 +120,6 @@ class Reader:
 
     @matching_content
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
-        """Iterate over the selected events of the log."""
         after, to, filter, limit, reverse = selection
         subject = self._filter_subject(filter)
         begun = self._begin(subject)
@@ -132,7 +131,6 @@ class Reader:
 
     @matching_content
     def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
-        """Iterate over the selected events of a stream."""
         stream, first, last, filter, limit, reverse = selection
         subject = self._subjects.stream(stream)
         begun = self._begin(subject)
@@ -336,7 +334,6 @@ class Reader:
         return None
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Return the positions of known ids."""
         self.state()
         subjects = [name for id in ids for name in (self._subjects.id(id), self._subjects.removed_id(id))]
         found = self._jetstream.last_of_each(self._subjects.control, subjects)
@@ -344,7 +341,6 @@ class Reader:
         return {id: known[id][0] for id in ids if id in known}
 
     def versions(self, streams: Sequence[str]) -> list[int]:
-        """Return the last version of each stream; 0 if it never had an event."""
         subjects = [name for stream in streams for name in self.version_subjects(stream)]
         found = self._jetstream.last_of_each(self._subjects.control, subjects)
         return [self.version_in(found, stream) for stream in streams]
@@ -387,7 +383,6 @@ class Reader:
     def streams(
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
-        """Iterate over the streams by name."""
         state, now_us = self.state(), time.time_ns() // 1000
         subject = self._subjects.events if include_system else self._subjects.user_events
         counts = {of_token(name.rpartition(".")[2]): n for name, n in self.counts(subject).items()}

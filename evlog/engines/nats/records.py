@@ -37,7 +37,6 @@ class Records:
         self._max_bytes = max_payload - 1024
 
     def get(self, key: tuple[str, ...]) -> Record | None:
-        """Return the last record of a key."""
         stored = self._last(self._subject(key))
         return None if stored is None or _is_deleted(stored) else Record(stored.data, stored.sequence)
 
@@ -52,7 +51,6 @@ class Records:
         return self._replace(key, b"", revision, b"KV-Operation: DEL\r\n") is not None
 
     def list(self, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Record]]:
-        """Iterate over all records whose keys begin with these parts."""
         filter = f"{self._subject(prefix)}.>"
         last = self._last(filter)
         if last is None:

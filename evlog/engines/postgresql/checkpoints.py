@@ -83,7 +83,6 @@ class PostgresqlCheckpoint:
                 self._connections.give_back(connection)  # closed, if it is in a transaction
 
     def release(self) -> None:
-        """End what `acquire` began."""
         holder, self._holder = self._holder, None
         self._known = ()
         if holder is not None:
@@ -99,7 +98,6 @@ class PostgresqlCheckpoint:
             self._connections.give_back(holder)
 
     def is_running(self) -> bool:
-        """Whether a run holds it now, here or elsewhere."""
         (row,) = self._execute(
             "select exists (select 1 from pg_locks where locktype = 'advisory' and objsubid = 1 and granted "
             "and database = (select oid from pg_database where datname = current_database()) "
@@ -109,7 +107,6 @@ class PostgresqlCheckpoint:
         return bool(row[0])
 
     def load(self) -> Checkpoint | None:
-        """Return the checkpoint; None if there is no such subscription. Raises CorruptionError."""
         rows = self._execute(
             "select last_position, event_id, filter::text, "
             "(extract(epoch from updated_at) * 1000000)::bigint "
@@ -125,7 +122,6 @@ class PostgresqlCheckpoint:
         return Checkpoint(position, id_bytes, None if filter is None else self._filter_of(filter), time_us)
 
     def create(self, checkpoint: Checkpoint) -> None:
-        """Add the subscription, durably, with nothing parked."""
         self._execute(
             "insert into {schema}.subscription_checkpoints (last_position, event_id, filter, updated_at, "
             "subscription_id) values (%s, %s, %s, clock_timestamp(), %s)",
@@ -175,7 +171,6 @@ class PostgresqlCheckpoint:
         return connection
 
     def end(self, error: BaseException | None) -> None:
-        """End the transaction: commit it, durably, or with an error roll it back."""
         assert self._transaction is not None
         (connection, stack), self._transaction = self._transaction, None
         connection.forget_statements()
@@ -188,13 +183,11 @@ class PostgresqlCheckpoint:
         self._known = self._known[-1:]
 
     def delete(self) -> None:
-        """Delete the subscription and what it parked, durably."""
         self._execute(
             "delete from {schema}.subscription_checkpoints where subscription_id = %s", (self._name,)
         )
 
     def parked(self) -> list[ParkedEvent]:
-        """Return the parked events in the order in which they were parked first."""
         rows = self._execute(
             "select global_position, stream_id, version, event_type, id, error, attempts, "
             "(extract(epoch from parked_at) * 1000000)::bigint "
@@ -204,7 +197,6 @@ class PostgresqlCheckpoint:
         return [ParkedEvent(*row) for row in rows]
 
     def park(self, event: Event, error: str, attempts: int) -> None:
-        """Park an event, or update its error; durable when this returns."""
         self._change(
             "insert into {schema}.parked_events (subscription_id, global_position, stream_id, version, "
             "event_type, id, error, attempts, parked_at) values (%s, %s, %s, %s, %s, %s, %s, %s, "
@@ -223,7 +215,6 @@ class PostgresqlCheckpoint:
         )
 
     def unpark(self, position: int) -> None:
-        """Remove a parked event from the list; durable when this returns."""
         self._change(
             "delete from {schema}.parked_events where subscription_id = %s and global_position = %s",
             (self._name, position),

@@ -33,12 +33,10 @@ class Core:
         self.reader = Reader(connections)
 
     def checkpoint(self, name: str) -> PostgresqlCheckpoint:
-        """Return the place of the subscription with this checked name."""
         self.connections.check_open()
         return PostgresqlCheckpoint(self.connections, self.store_id, name)
 
     def checkpoint_names(self) -> list[str]:
-        """Return the names of all subscriptions, sorted."""
         rows = self.connections.fetch("select subscription_id from {schema}.subscription_checkpoints")
         return sorted(name for (name,) in rows)
 

@@ -106,41 +106,34 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
         return self._core.reader
 
     def head(self) -> int:
-        """Return the last position."""
         return self._core.reader.head()
 
     # --- following
 
     def follow(self, filter: EventFilter) -> PostgresqlFeed:
-        """Return a feed of the events that the filter selects."""
         self._core.connections.check_open()
         return PostgresqlFeed(self._core.connections, filter, self.read_all, self._core.appender.flush)
 
     def checkpoint(self, name: str) -> PostgresqlCheckpoint:
-        """Return the place of the subscription with this checked name."""
         return self._core.checkpoint(name)
 
     def checkpoint_names(self) -> list[str]:
-        """Return the names of all subscriptions, sorted."""
         return self._core.checkpoint_names()
 
     # --- snapshots
 
     def snapshot(self, name: str, stream: str | None) -> PostgresqlSnapshot:
-        """Return the place of the snapshot with this checked name."""
         from evlog.engines.postgresql.snapshots import PostgresqlSnapshot
 
         self._core.connections.check_open()
         return PostgresqlSnapshot(self._core.connections, name, stream)
 
     def snapshot_names(self) -> list[tuple[str, str | None]]:
-        """Return the name and the stream of each snapshot, sorted by name."""
         from evlog.engines.postgresql.snapshots import list_snapshots
 
         return list_snapshots(self._core.connections)
 
     def removals(self) -> int:
-        """Return how many events compactions have removed."""
         count: int
         ((count,),) = self._core.connections.fetch("select removed from {schema}.log")
         return count
@@ -168,7 +161,6 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
     # --- the whole store
 
     def info(self) -> StoreInfo:
-        """Return the store in numbers."""
         return self._core.connections.read(self._info)
 
     def _info(self, connection: Session) -> StoreInfo:
@@ -222,15 +214,12 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
         return history.standing(self._core)
 
     def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
-        """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
         return history.change_standing(self._core, before, after, head)
 
     def read_frames(self, after: int, to: int) -> Iterator[tuple[int, Event]]:
-        """Iterate over all events after position `after` up to `to`, each with the number of its append."""
         return history.read_frames(self._core, after, to)
 
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
-        """Iterate over the events after position `after` up to `to` that compactions have removed."""
         return history.read_removed(self._core, after, to)
 
     def append_history(self, piece: HistoryPiece) -> None:
@@ -238,5 +227,4 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
         history.append_history(self._core, piece)
 
     def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
-        """Remove what the source's compactions have removed since it was copied; durable on return."""
         history.remove_history(self._core, source_id, removed)

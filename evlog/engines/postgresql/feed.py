@@ -73,7 +73,6 @@ class PostgresqlFeed(ServerFeed):
         self._notifications: list[Notify] = []  # since the last look
 
     def committed(self, after: int) -> int:
-        """Return the last position that may be delivered now."""
         if self._committed <= after:
             self._look()
             for _ in range(_FLUSH_LOOKS):  # the writer usually flushes at this moment
@@ -92,7 +91,6 @@ class PostgresqlFeed(ServerFeed):
         return self._committed
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
-        """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called."""
         deadline = time.monotonic() + timeout_seconds
         while True:
             self._notifications.clear()

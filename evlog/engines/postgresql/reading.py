@@ -36,7 +36,6 @@ class Reader:
 
     @matching_content
     def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
-        """Iterate over the selected events of a stream."""
         stream, first_version, last_version, filter, limit, reverse = selection
         pages = _Pages("version", max(1, first_version), last_version, reverse=reverse, limit=limit)
         first: list[Event] = []
@@ -63,7 +62,6 @@ class Reader:
 
     @matching_content
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
-        """Iterate over the selected events of the log."""
         after, to, filter, limit, reverse = selection
         conditions = conditions_of(filter)
         if filter.stream is not None:
@@ -108,7 +106,6 @@ class Reader:
         return statement, (*conditions.values, *values)
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Return the positions of known ids, also of those whose events were removed."""
         query = (
             "select id, global_position from {schema}.events where id = any(%(ids)s::uuid[]) "
             "union all select id, global_position from {schema}.removed_ids "
@@ -118,7 +115,6 @@ class Reader:
         return {id.bytes: position for id, position in rows}
 
     def versions(self, streams: Sequence[str]) -> list[int]:
-        """Return the last version of each stream, visible or not."""
         return self._connections.read(lambda session: self.versions_in(session, streams))
 
     def versions_in(self, connection: Connection, streams: Sequence[str]) -> list[int]:
@@ -135,7 +131,6 @@ class Reader:
     def streams(
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
-        """Iterate over the streams by name."""
 
         def found_in(connection: Session) -> list[StreamInfo]:
             rules = self.policies.refreshed(connection)
@@ -185,7 +180,6 @@ class Reader:
         return first, max(0, version - first + 1)
 
     def head(self) -> int:
-        """Return the last position."""
         return self._connections.read(self.head_in)
 
     def head_in(self, connection: Connection) -> int:

@@ -17,7 +17,6 @@ class PostgresqlSnapshot:
         self._key = {"name": name, "stream": stream or ""}
 
     def load(self) -> bytes | None:
-        """Return the content; None if there is no snapshot."""
         query = (
             "select snapshot_data from {schema}.snapshots where stream_id = %(stream)s and name = %(name)s"
         )
@@ -42,7 +41,6 @@ class PostgresqlSnapshot:
             return connection.execute(self._sql(statement), values).rowcount == 1
 
     def delete(self) -> bool:
-        """Delete the snapshot; return whether there was one."""
         statement = "delete from {schema}.snapshots where stream_id = %(stream)s and name = %(name)s"
         with self._connections.lend() as connection:
             return connection.execute(self._sql(statement), self._key).rowcount == 1

@@ -159,7 +159,6 @@ class SubscriptionFiles:
         self._disk.replace(temporary, self.path)
 
     def sync(self) -> None:
-        """Return once the last checkpoint saved is durable."""
         self._disk.sync_dir(self._directory)
 
     def begin(self, position: int) -> NoReturn:  # noqa: ARG002 - the protocol's
@@ -187,11 +186,9 @@ class SubscriptionFiles:
         return list(self._read_parked()[0].values())
 
     def park(self, event: Event, error: str, attempts: int) -> None:
-        """Park an event, or update its error; durable when this returns."""
         self._add_line(encode_parked(event, error, attempts, time.time_ns() // 1000), add=event.position)
 
     def unpark(self, position: int) -> None:
-        """Remove an event from the list; durable when this returns."""
         self._add_line(encode_unparked(position), drop=position)
 
     def _add_line(self, line: bytes, *, add: int | None = None, drop: int | None = None) -> None:

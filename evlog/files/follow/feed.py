@@ -89,7 +89,6 @@ class CommittedFeed:
 
     @property
     def polling(self) -> bool:
-        """Whether new events are found by polling only; known after the first wait."""
         return self._watch.polling
 
     def committed(self, after: int) -> int:
@@ -113,7 +112,6 @@ class CommittedFeed:
         return self._committed
 
     def read(self, after: int, to: int) -> Iterator[Event]:
-        """Iterate over the feed's events after position `after`, up to and including `to`."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead.content == self._content(after, to):
             return iter(ahead.events)
@@ -148,11 +146,6 @@ class CommittedFeed:
             self._sync_head()  # writers with sync="none" have acknowledged it
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
-        """Wait until `committed` is beyond `after`; False when the time is over or `wake` was called.
-
-        Raises:
-            As `committed`.
-        """
         began = time.monotonic()
         deadline = began + timeout_seconds
         self._watch.begin()
@@ -190,7 +183,6 @@ class CommittedFeed:
         self._charged = position, now, spent, queued
 
     def wake(self) -> None:
-        """End the present or the next wait; from any thread or signal handler."""
         self._woken = True
         self._watch.wake()
 

@@ -70,7 +70,6 @@ class SnapshotFile:
             raise CorruptionError(self.path, None, detail) from None
 
     def save(self, content: bytes, before: bytes | None) -> bool:
-        """Replace the content if it is still `before`; else, or while others save, return False."""
         directory = paths.snapshots_path(self._store)
         if not os.path.isdir(directory):
             self._disk.make_dir(directory)
@@ -93,7 +92,6 @@ class SnapshotFile:
             lock.close()
 
     def delete(self) -> bool:
-        """Delete the snapshot, damaged or not; return whether there was one."""
         if not os.path.lexists(self.path):
             return False
         self._disk.remove(self.path)
