@@ -26,6 +26,7 @@ from evlog.cli._support.plain import is_negative_number, load, takes_numbers
 from evlog.errors import EXIT_OK, InvalidArgument
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from types import ModuleType
 
 __all__ = ["COMMANDS", "HELP", "LazyGroup", "invoke"]
@@ -46,7 +47,17 @@ _EXTRA_ARGUMENTS: Final = "Got unexpected extra argument(s) ("
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 
-class LazyGroup(TyperGroup):
+class _Helpful:
+    """A command whose help goes through evlog's own output."""
+
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        option: TyperOption | None = super().get_help_option(ctx)  # type: ignore[misc]  # a command's
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+class LazyGroup(_Helpful, TyperGroup):
     """The commands of COMMANDS, each from the module that has its name."""
 
     def __init__(self, **attributes: Any) -> None:
@@ -64,13 +75,8 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the first argument names."""
         if args[0] not in COMMANDS:
-            from evlog.cli._support.slips import maybe_command
-
-            meant = maybe_command(args[0], COMMANDS)
-            raise InvalidArgument(
-                f"no command {args[0]!r}",
-                f"did you mean `evlog {meant}`?" if meant else "`evlog --help` lists the commands",
-            )
+            advice = _maybe_meant("evlog", args[0], COMMANDS) or "`evlog --help` lists the commands"
+            raise InvalidArgument(f"no command {args[0]!r}", advice)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
@@ -80,17 +86,13 @@ class LazyGroup(TyperGroup):
             with formatter.section(heading):
                 formatter.write_dl([(f"{name:<{width}}", summary) for name, summary in commands.items()])
 
-    def get_help_option(self, ctx: Any) -> TyperOption | None:
-        """Return the help option, whose text goes through evlog's own output."""
-        return _through_console(super().get_help_option(ctx))
-
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse what comes before the command's name, and refuse an option that is given twice."""
         _refuse_twice(self.make_parser(ctx), args)
         return super().parse_args(ctx, args)
 
 
-class TableCommand(TyperCommand):
+class TableCommand(_Helpful, TyperCommand):
     """A command whose parameters come from a table."""
 
     def __init__(self, module: ModuleType | Subcommand, name: str, summary: str) -> None:
@@ -121,10 +123,6 @@ class TableCommand(TyperCommand):
             error.ctx = error.ctx or ctx  # so that the message names this command's help
             raise
 
-    def get_help_option(self, ctx: Any) -> TyperOption | None:
-        """Return the help option, whose text goes through evlog's own output."""
-        return _through_console(super().get_help_option(ctx))
-
     def _call(self, **texts: Any) -> Any:
         ctx = get_current_context()
         while texts.get("store") is None and ctx.parent is not None:
@@ -133,7 +131,7 @@ class TableCommand(TyperCommand):
         return run_command(self._module, texts)
 
 
-class SubcommandGroup(TyperGroup):
+class SubcommandGroup(_Helpful, TyperGroup):
     """A command with subcommands, one of which is meant if none is named."""
 
     def __init__(self, module: ModuleType, name: str) -> None:
@@ -154,21 +152,12 @@ class SubcommandGroup(TyperGroup):
             rich_markup_mode=None,
         )
 
-    def get_help_option(self, ctx: Any) -> TyperOption | None:
-        """Return the help option, whose text goes through evlog's own output."""
-        return _through_console(super().get_help_option(ctx))
-
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the subcommand that the first argument names."""
         if args[0] not in self.commands:
-            from evlog.cli._support.slips import maybe_command
-
-            meant = maybe_command(args[0], self.commands)
             path = ctx.command_path
-            raise InvalidArgument(
-                f"no action {args[0]!r} of `{path}`",
-                f"did you mean `{path} {meant}`?" if meant else f"use one of {', '.join(self.commands)}",
-            )
+            advice = _maybe_meant(path, args[0], self.commands) or f"use one of {', '.join(self.commands)}"
+            raise InvalidArgument(f"no action {args[0]!r} of `{path}`", advice)
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -267,6 +256,13 @@ def _typer_parameter(parameter: Parameter) -> TyperArgument | TyperOption:
     )
 
 
+def _maybe_meant(path: str, word: str, known: Collection[str]) -> str | None:
+    from evlog.cli._support.slips import maybe_command
+
+    meant = maybe_command(word, known)
+    return None if meant is None else f"did you mean `{path} {meant}`?"
+
+
 def _refuse_twice(parser: _OptionParser, arguments: list[str]) -> list[str]:
     """Refuse an option that is given twice; return the arguments that are not options."""
     _, rest, order = parser.parse_args(list(arguments))
@@ -275,12 +271,6 @@ def _refuse_twice(parser: _OptionParser, arguments: list[str]) -> list[str]:
         if not option.is_flag and single.count(option) > 1:
             raise InvalidArgument(f"{max(option.opts, key=len)} is given twice", "give it once")
     return rest
-
-
-def _through_console(option: TyperOption | None) -> TyperOption | None:
-    if option is not None:
-        option.callback = _show_help
-    return option
 
 
 def _show_help(ctx: Any, _param: Any, wanted: bool) -> None:
