@@ -20,7 +20,7 @@ from tests.support.helpers import new, number_id, small_store, writer_of
 from tests.support.schedules import Stopped
 
 LEAD = ("write/writer.py", "write/group_commit.py", "disk/file_lock.py")
-WRITE = ("write/writer.py", "write/tail.py", "write/sync_marks.py", "write/roll.py")
+WRITE = ("write/writer.py", "write/tail.py", "write/building.py", "write/sync_marks.py", "write/roll.py")
 
 
 class ArmingDisk(Disk):

@@ -6,8 +6,8 @@ sync_marks.py     what is synced before an append returns, and the marks that sa
 group_commit.py   the queue in which one writer appends for those that wait
 recovery.py       what the next writer does with a torn tail
 roll.py           begin a segment; what a crash in a roll leaves, and what clears it
-derived.py        indexes of sealed segments (filter_file.py: which segments to look into; building.py:
-                  in a helper process)
+building.py       indexes of sealed segments: when, and in which process (derived.py: their files;
+                  filter_file.py: which segments to look into)
 create.py         make a store
 standing.py       become a mirror, or a store that has moved
 """

@@ -2,7 +2,7 @@
 
 A crash before that leaves files without events that no manifest names: the next roll begins a segment at the
 same position and overwrites them, and a compaction or a repair removes them. A crash after it leaves a sealed
-segment without sorted indexes: the next writer builds them (`LogTail.index_sealed`).
+segment without sorted indexes: the next writer builds them (`IndexBuilder.build`).
 """
 
 from __future__ import annotations

@@ -16,13 +16,9 @@ Everything here needs the writers' lock, except where a docstring says otherwise
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from zlib import crc32
 
 from evlog.errors import AppendTooLarge, ClockError, EvlogError, StoreFull, StoreIOError, StoreReplaced
-from evlog.files.disk.file_lock import FileLock
-from evlog.files.disk.files import DISK
-from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES, body_crc, column, encode_entries
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
@@ -45,8 +41,8 @@ from evlog.files.format.marks import (
     encode_mark,
 )
 from evlog.files.log.active import ActiveSegment
-from evlog.files.write.derived import build_indexes, remove_leftovers_locked
-from evlog.files.write.filter_file import extend_filter
+from evlog.files.write.building import IndexBuilder
+from evlog.files.write.derived import remove_leftovers_locked
 from evlog.files.write.log_file import LogFile
 from evlog.files.write.recovery import recover_locked
 from evlog.files.write.roll import add_sealed_locked, roll_locked, sync_names
@@ -57,22 +53,17 @@ if TYPE_CHECKING:
     from typing import Final
 
     from evlog.files.disk.files import Disk, WriteFile
-    from evlog.files.disk.processes import CallBeside
     from evlog.files.format.manifest import SegmentInfo
     from evlog.files.log.log import Log
-    from evlog.files.log.parts import ActivePart, SealedPart
+    from evlog.files.log.parts import ActivePart
     from evlog.files.write.plan import Plan, Planner
     from evlog.files.write.sync_marks import SyncMarks
     from evlog.model.reports import TornTail
 
 _MAX_TIME_US: Final = 253_402_300_799_999_999  # the end of the year 9999, the last that Python's datetime has
-# A helper builds the files of a segment with at least this many events. With fewer, starting the helper takes
-# longer than building them.
-_MANY_EVENTS: Final = 1 << 16
 # The device begins to write such a frame while the entries are written and memory takes them in. From the
 # write of 1,000 events to the end of their sync an idle device takes 0.63 instead of 0.86 ms.
 _LARGE_FRAME_BYTES: Final = 1 << 16
-_PATIENCE_SECONDS: Final = 10.0  # with a helper, which may be suspended, or with another writer
 _SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
 
 
@@ -90,8 +81,7 @@ class LogTail:
         self._marks = marks
         self._disk = disk
         self._sync = sync
-        # Only checked, never acquired.
-        self._compaction = FileLock(paths.compaction_path(log.store), 0.0, disk, readable=False)
+        self.builder = IndexBuilder(log, disk)
         # All below is guarded by the writers' lock.
         self._tag = 0  # of the segment whose files are open; 0: none is
         self._part: ActivePart | None = None  # that segment
@@ -104,14 +94,6 @@ class LogTail:
         self._last_time_us = 0
         self._seen_count = -1  # events of the active segment that are accounted for; -1: none of this segment
         self._written = b""  # the written mark that is accounted for
-        self._unindexed: list[SealedPart] = []  # not guarded: threads take from it by `pop`
-        # Not guarded, replaced whole: a segment whose files a helper is to build; one whose files it builds.
-        self._to_build: SealedPart | None = None
-        # None: it extends the filter.
-        self._building: tuple[SealedPart | None, CallBeside] | None = None
-        # Not guarded, replaced whole: a segment that another writer sealed, and how long that writer is given
-        # to build its files.
-        self._left: tuple[SealedPart, float] | None = None
         self.torn_tails: list[TornTail] = []
 
     def reset_files(self) -> None:
@@ -247,7 +229,7 @@ class LogTail:
         """Name a segment, whose files are synced, in the place of the empty active one."""
         self._unsure = True
         add_sealed_locked(self._log, info, self._disk)
-        self._unindexed.append(self._log.sealed[-1])
+        self.builder.add(self._log.sealed[-1])
 
     def seal_locked(self) -> None:
         """Begin the next segment, unless the active one is empty."""
@@ -275,11 +257,7 @@ class LogTail:
         columns = self._log.active.index
         with self._marks.syncing:
             self._marks.lock.run(lambda _marks_file, _is_locked: self._replace_active_locked(active))
-        part = self._log.sealed[-1]
-        if part.count >= _MANY_EVENTS and columns.knows_ids and self._building is None and self._disk is DISK:
-            part.take_over(columns)
-            self._to_build = part
-        self._unindexed.append(part)
+        self.builder.add(self._log.sealed[-1], columns)
         self._open_files_locked()
         self._seen_count = 0  # of the new segment: the versions that are remembered are still right
         self._planner.begin_segment_locked()
@@ -304,118 +282,6 @@ class LogTail:
         except StoreIOError as error:
             self._marks.fail(error, active.tag, active.end)
             raise
-
-    def index_sealed(self) -> None:
-        """Build the indexes of sealed segments that lack them, and extend the filter. Needs no lock.
-
-        Segments that this writer did not seal are left alone while another process is expected to do it.
-        """
-        building = self._building
-        if building is not None:
-            part, call = building
-            if not (call.is_done() or self._unindexed):
-                return
-            call.end(0.0)  # one that is slower than a segment is filled may be suspended
-            self._building = None
-            if part is not None:
-                part.close()  # from now on it uses the files
-                self._unindexed.append(part)  # nothing is left to do, unless the helper failed
-            else:
-                self._log.filter.note_extended()
-        filter = self._log.filter
-        if not (self._unindexed or self._log.faulty or filter.is_due or self._left):
-            return
-        extend = filter.is_due or bool(self._unindexed)
-        for parts in (self._unindexed, self._log.faulty):
-            if parts is self._log.faulty and self._are_left_to_others():
-                return
-            while parts:
-                try:
-                    part = parts.pop()
-                except IndexError:  # another thread took it
-                    break
-                if part is self._to_build and self._builds_beside(part):
-                    return
-                if not build_indexes(part, self._disk):
-                    self._index_moved(part)
-        if extend:
-            # A writer of few appends may end sooner than a helper starts.
-            is_long = filter.uncovered_events() >= _MANY_EVENTS and self._log.active.index.knows_ids
-            extend_filter(
-                self._log, self._disk, self._extends_beside if is_long and self._disk is DISK else None
-            )
-
-    def _extends_beside(self, descriptor: int) -> bool:
-        """Return whether a helper process extends the filter, whose descriptor it inherits."""
-        from evlog.files.disk.processes import CallBeside
-        from evlog.files.write.building import extend_beside
-
-        call = CallBeside.maybe_start(extend_beside, self._log.store, descriptor, keep=(descriptor,))
-        self._building = (None, call) if call is not None else None
-        return call is not None
-
-    def _leave_to_others_locked(self, known: ActivePart) -> None:
-        """Answer look-ups in the segment that another writer has sealed from memory, until it has files.
-
-        Else each of many writers would build these files, and its append would wait for it.
-        """
-        log, segment = self._log, known.segment
-        at = bisect_left(log.sealed, known.first_position, key=lambda part: part.first_position)
-        if at == len(log.sealed) or (part := log.sealed[at]).info.tag != segment.tag:
-            return  # a compaction has replaced it
-        try:
-            with log.mutex:
-                segment.refresh(0)  # others may have appended to it before it was sealed
-        except EvlogError:
-            return  # a look-up meets the same error, if it needs the segment
-        if (segment.count, segment.index_crc) == (part.count, part.info.offsets_crc):
-            if self._left is not None:
-                self._left[0].close()  # its memory is freed
-            part.take_over(known.index)
-            self._left = part, time.monotonic() + _PATIENCE_SECONDS
-
-    def _are_left_to_others(self) -> bool:
-        """Return whether to leave segments alone that this writer did not seal.
-
-        The writer that has just sealed one builds its files. A compaction may be about to replace segments.
-        """
-        left = self._left
-        if left is not None:
-            part, until = left
-            if time.monotonic() < until and not part.index.is_built():
-                return True
-            self._left = None
-            if part not in self._log.faulty:
-                self._log.faulty.append(part)  # nothing is left to do, unless that writer died
-            for each in self._log.faulty:
-                each.close()  # from now on it uses the files that are there
-        return self._compaction.is_held()
-
-    def _builds_beside(self, part: SealedPart) -> bool:
-        """Return whether a helper process builds the segment's derived files."""
-        from evlog.files.disk.processes import CallBeside  # imported late: few processes fill a large segment
-        from evlog.files.write.building import build_beside
-
-        self._to_build = None
-        call = CallBeside.maybe_start(build_beside, self._log.store, part.info.tag)
-        if call is None:
-            part.close()
-            return False
-        self._building = part, call
-        return True
-
-    def end_building(self) -> None:
-        """Wait for the helper, if there is one: after that nothing of this process writes to the store."""
-        building = self._building
-        if building is not None:
-            building[1].end(_PATIENCE_SECONDS)
-
-    def _index_moved(self, part: SealedPart) -> None:
-        """Build the indexes of a segment that was compressed meanwhile: its other files are the same."""
-        self._log.look()
-        for present in self._log.sealed:
-            if present.info.tag == part.info.tag:
-                build_indexes(present, self._disk)
 
     # --- catching up
 
@@ -508,7 +374,7 @@ class LogTail:
             raise StoreReplaced(log.store)
         if new:
             if known is not None:
-                self._leave_to_others_locked(known)
+                self.builder.leave_to_others_locked(known)
             elif log.sealed:
                 log.faulty.append(log.sealed[-1])  # its writer may have died before building the indexes
             if self._prepared is None or self._prepared[0] != active.tag:

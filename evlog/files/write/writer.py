@@ -163,7 +163,7 @@ class Writer:
         """Return the result once it is durable; without the lock."""
         if self._sync and point is not None:
             self._marks.make_durable(point, written=not all(result.duplicates))
-        self._tail.index_sealed()
+        self._tail.builder.build()
         return result
 
     def _catch_up_locked(self) -> None:
@@ -214,7 +214,7 @@ class Writer:
         """Return once the log is durable up to the point (with `sync`), and its segments have indexes."""
         if self._sync and point is not None:
             self._marks.make_durable(point, written=True)
-        self._tail.index_sealed()
+        self._tail.builder.build()
 
     def seal(self) -> None:
         """Begin the next segment, unless the active one is empty: a compaction rewrites sealed ones only.
@@ -259,7 +259,7 @@ class Writer:
                 break
         self._lock.close()
         self._marks.close()
-        self._tail.end_building()
+        self._tail.builder.end()
 
     # --- with others
 

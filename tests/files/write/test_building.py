@@ -12,8 +12,7 @@ import pytest
 from evlog import EventStore
 from evlog.files.disk.processes import CallBeside
 from evlog.files.log.log import Log
-from evlog.files.write.building import build_beside, extend_beside
-from evlog.files.write.tail import LogTail
+from evlog.files.write.building import IndexBuilder, build_beside, extend_beside
 from tests.support.contention import wait_until
 from tests.support.helpers import engine_of, new, number_id, segment_files, small_store, writer_of
 
@@ -23,7 +22,7 @@ SUFFIXES = ("ids", "streams", "types")
 @pytest.fixture
 def store(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventStore]:
     """A store whose segments of 8 events count as large ones, after seven appends by a writer of many."""
-    monkeypatch.setattr("evlog.files.write.tail._MANY_EVENTS", 8)
+    monkeypatch.setattr("evlog.files.write.building._MANY_EVENTS", 8)
     monkeypatch.setattr("evlog.files.disk.processes.core_count", lambda: 2)
     with small_store(memory_path / "store") as opened:
         for number in range(7):
@@ -56,8 +55,8 @@ def append(store: EventStore, number: int) -> tuple[int, bool]:
     return result.first_position, result.duplicate
 
 
-def tail_of(store: EventStore) -> LogTail:
-    return writer_of(store)._tail
+def builder_of(store: EventStore) -> IndexBuilder:
+    return writer_of(store)._tail.builder
 
 
 def names(store: EventStore) -> list[str]:
@@ -67,9 +66,9 @@ def names(store: EventStore) -> list[str]:
 
 def expire(store: EventStore) -> None:
     """Let the time be over that another writer is given."""
-    left = tail_of(store)._left
+    left = builder_of(store)._left
     assert left is not None
-    tail_of(store)._left = left[0], 0.0
+    builder_of(store)._left = left[0], 0.0
 
 
 def begin_segment(store: EventStore) -> None:
@@ -79,7 +78,7 @@ def begin_segment(store: EventStore) -> None:
 
 def test_a_helper_builds_what_the_writer_then_uses(store: EventStore) -> None:
     begin_segment(store)
-    building = tail_of(store)._building
+    building = builder_of(store)._building
     assert building is not None
     part, call = building
     assert part is not None
@@ -87,7 +86,7 @@ def test_a_helper_builds_what_the_writer_then_uses(store: EventStore) -> None:
     assert tuple(names(store)) == SUFFIXES
     built = [path.stat().st_ino for suffix in SUFFIXES for path in segment_files(store, suffix)]
     append(store, 9)
-    assert tail_of(store)._building is None
+    assert builder_of(store)._building is None
     assert part.index.missing() == []
     assert [path.stat().st_ino for suffix in SUFFIXES for path in segment_files(store, suffix)] == built
     assert [append(store, number) for number in (1, 8, 9)] == [(2, True), (9, True), (10, True)]
@@ -97,7 +96,7 @@ def test_a_helper_builds_what_the_writer_then_uses(store: EventStore) -> None:
 def test_nothing_waits_for_a_helper(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evlog.files.disk.processes.CallBeside", Suspended)
     begin_segment(store)
-    assert tail_of(store)._building is not None
+    assert builder_of(store)._building is not None
     for number in range(9, 15):
         assert append(store, number) == (number + 1, False)
     assert [append(store, number) for number in (0, 7, 8)] == [(1, True), (8, True), (9, True)]
@@ -107,7 +106,7 @@ def test_nothing_waits_for_a_helper(store: EventStore, monkeypatch: pytest.Monke
     append(store, 15)
     append(store, 16)  # the second segment is full: the helper is not waited for any longer
     assert [len(segment_files(store, suffix)) for suffix in SUFFIXES] == [2, 2, 2]
-    assert tail_of(store)._building is None
+    assert builder_of(store)._building is None
 
 
 def test_what_a_helper_has_not_built_the_writer_builds(
@@ -115,12 +114,12 @@ def test_what_a_helper_has_not_built_the_writer_builds(
 ) -> None:
     monkeypatch.setattr("evlog.files.disk.processes.CallBeside", Suspended)
     begin_segment(store)
-    building = tail_of(store)._building
+    building = builder_of(store)._building
     assert building is not None
     building[1].end(0)
     append(store, 9)
     assert tuple(names(store)) == SUFFIXES
-    assert tail_of(store)._building is None
+    assert builder_of(store)._building is None
     assert append(store, 3) == (4, True)
 
 
@@ -133,7 +132,7 @@ def test_without_a_helper_the_writer_builds_at_once(
     elif reason == "no process":
         monkeypatch.setattr("sys.executable", "/nowhere/python3")
     elif reason == "few events":
-        monkeypatch.setattr("evlog.files.write.tail._MANY_EVENTS", 9)
+        monkeypatch.setattr("evlog.files.write.building._MANY_EVENTS", 9)
     else:
         store.close()
         with small_store(store.path) as other:
@@ -141,7 +140,7 @@ def test_without_a_helper_the_writer_builds_at_once(
             assert tuple(names(other)) == SUFFIXES
         return
     begin_segment(store)
-    assert tail_of(store)._building is None
+    assert builder_of(store)._building is None
     assert tuple(names(store)) == SUFFIXES
     assert append(store, 3) == (4, True)
 
@@ -171,7 +170,7 @@ def test_after_some_time_a_writer_builds_what_another_has_not(store: EventStore,
     expire(other)
     append(other, 10)
     assert tuple(names(other)) == SUFFIXES
-    assert tail_of(other)._left is None
+    assert builder_of(other)._left is None
     assert append(other, 3) == (4, True)
 
 
@@ -212,7 +211,7 @@ def make_filter_due(store: EventStore) -> None:
     """Have a writer of many appends find that no sealed segment has a block, as after a compaction."""
     for number in range(7, 30):
         append(store, number)
-    building = tail_of(store)._building
+    building = builder_of(store)._building
     if building is not None:
         building[1].end(10.0)
         append(store, 30)
@@ -227,14 +226,14 @@ def test_a_helper_extends_the_filter(store: EventStore) -> None:
     make_filter_due(store)
     assert not filter_is_whole(store)
     append(store, 100)
-    building = tail_of(store)._building
+    building = builder_of(store)._building
     assert building is not None
     part, call = building
     assert part is None
     wait_until(call.is_done)
     assert filter_is_whole(store)
     append(store, 101)
-    assert tail_of(store)._building is None
+    assert builder_of(store)._building is None
     assert append(store, 21) == (22, True)
     assert store.verify().ok
 
@@ -276,13 +275,13 @@ def test_without_a_helper_the_writer_extends_the_filter(
     make_filter_due(store)
     monkeypatch.setattr("evlog.files.disk.processes.core_count", lambda: 1)
     append(store, 100)
-    assert tail_of(store)._building is None
+    assert builder_of(store)._building is None
     assert filter_is_whole(store)
 
 
 def test_a_closed_store_is_left_alone(store: EventStore) -> None:
     begin_segment(store)
-    building = tail_of(store)._building
+    building = builder_of(store)._building
     assert building is not None
     store.close()
     assert building[1].is_done()
