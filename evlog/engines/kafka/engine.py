@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import time_ns
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 from evlog.engine import Capabilities
@@ -23,18 +23,15 @@ from evlog.model.events import MAX_EVENT_BYTES, Event
 from evlog.model.history import HistoryPiece, Standing, check_continues, check_mirror, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from evlog.engine import Progress
     from evlog.files.engine import DirectoryEngine
     from evlog.files.follow.snapshot_file import SnapshotFile
-    from evlog.model.appends import AppendRequest, BatchResult, ExpectedVersion
+    from evlog.model.appends import AppendRequest, BatchResult
     from evlog.model.filters import EventFilter
     from evlog.model.history import RemovedRecord
-    from evlog.model.policy_changes import PolicyChange
-    from evlog.model.redaction import RedactionResult
     from evlog.model.reports import (
-        Compaction,
         PolicyInfo,
         Retention,
         StoreInfo,
@@ -94,6 +91,16 @@ def capabilities_of(topic: Topic) -> Capabilities:
         redaction=False,
         verify="digest",
     )
+
+
+def _refusal(operation: str) -> Callable[..., NoReturn]:
+    """Return a method that refuses an operation, whatever its arguments are."""
+
+    def refuse(self: KafkaEngine, *_: Any, **__: Any) -> NoReturn:
+        self._client.check_open()
+        raise Unsupported(NAME, operation)
+
+    return refuse
 
 
 class KafkaEngine(TopicEngine, ReadsByReader):
@@ -197,40 +204,12 @@ class KafkaEngine(TopicEngine, ReadsByReader):
         self._client.check_open()
         return snapshot_names(self._applying.index)
 
-    # --- what a topic cannot do
+    # --- what a topic cannot do: it keeps what it was given, and none of its records can be erased
 
-    def set_retention(self, change: PolicyChange) -> None:  # noqa: ARG002
-        """Refuse: a topic keeps what it was given."""
-        self._refuse("retention")
-
-    def delete_stream(
-        self,
-        stream: str,  # noqa: ARG002
-        *,
-        tombstone: bool,  # noqa: ARG002
-        expected: ExpectedVersion,  # noqa: ARG002
-    ) -> int:
-        """Refuse: a topic keeps what it was given."""
-        self._refuse("deleting a stream")
-
-    def redact(self, events: Sequence[Event], reason: str) -> RedactionResult:  # noqa: ARG002
-        """Refuse: a record of a topic cannot be erased."""
-        self._refuse("redaction")
-
-    def compact(
-        self,
-        *,
-        dry_run: bool,  # noqa: ARG002
-        force: bool,  # noqa: ARG002
-        compress: bool,  # noqa: ARG002
-        progress: Progress | None,  # noqa: ARG002
-    ) -> Compaction:
-        """Refuse: a topic keeps what it was given."""
-        self._refuse("compaction")
-
-    def _refuse(self, operation: str) -> NoReturn:
-        self._client.check_open()
-        raise Unsupported(NAME, operation)
+    set_retention = _refusal("retention")
+    delete_stream = _refusal("deleting a stream")
+    redact = _refusal("redaction")
+    compact = _refusal("compaction")
 
     def retention(self, stream: str | None, category: str | None) -> Retention:
         """Return what is kept; in a mirror by the policies of its source."""
