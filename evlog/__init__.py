@@ -85,14 +85,7 @@ if TYPE_CHECKING:
         verify_store,
         wait_for_store,
     )
-    from evlog.model.appends import (
-        ANY,
-        NO_STREAM,
-        STREAM_EXISTS,
-        AppendResult,
-        BatchResult,
-        IfVersion,
-    )
+    from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, BatchResult, IfVersion
     from evlog.model.checkpoints import ParkedEvent
     from evlog.model.events import Event, NewEvent, idempotency_id
     from evlog.model.filters import EventFilter

@@ -1035,10 +1035,7 @@ class EventStore:
         return parked(self.engine, name)
 
     def replay_parked(
-        self,
-        name: str,
-        handler: Callable[[Event], object],
-        positions: Collection[int] | None = None,
+        self, name: str, handler: Callable[[Event], object], positions: Collection[int] | None = None
     ) -> ReplayResult:
         """Call the handler with each parked event; when it returns, the event leaves the list.
 

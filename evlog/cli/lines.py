@@ -14,14 +14,7 @@ from evlog.cli._support import console, options
 from evlog.cli._support.event import make_metadata
 from evlog.cli._support.foreign import foreign_decoder
 from evlog.cli._support.stdin import read_lines, stdin_descriptor
-from evlog.errors import (
-    EXIT_FAILED,
-    EXIT_OK,
-    EventTooLarge,
-    EvlogError,
-    InvalidArgument,
-    SchemaViolation,
-)
+from evlog.errors import EXIT_FAILED, EXIT_OK, EventTooLarge, EvlogError, InvalidArgument, SchemaViolation
 from evlog.model.events import MAX_EVENT_BYTES, TEXT_CODE, check_stream_name, check_type
 from evlog.model.json_lines import MAX_LINE_BYTES, InvalidLine, check_size, own_decoder
 from evlog.model.links import KEY

@@ -27,10 +27,7 @@ It ends with stdin. It needs the official SDK (pip install 'evlog-store[mcp]'; e
   evlog mcp --store orders --allow-append < /dev/null
 """
 
-PARAMETERS: Final = (
-    flag("--allow-append", "Also offer a tool that appends."),
-    STORE,
-)
+PARAMETERS: Final = (flag("--allow-append", "Also offer a tool that appends."), STORE)
 
 
 def command(given: Given) -> None:

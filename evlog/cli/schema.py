@@ -129,11 +129,7 @@ SUBCOMMANDS: Final = {
   evlog schema show OrderPaid
   evlog schema show OrderPaid --version 1
 """,
-        (
-            _TYPE,
-            option("--version", "N", "An earlier one, also if it is removed.", COUNT, least=1),
-            STORE,
-        ),
+        (_TYPE, option("--version", "N", "An earlier one, also if it is removed.", COUNT, least=1), STORE),
         _show,
     ),
     "set": Subcommand(

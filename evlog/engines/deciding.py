@@ -119,9 +119,7 @@ class Decision:
 
 
 def decide(
-    view: LogView,
-    pending: PendingAppend,
-    make: Callable[[int, int], list[bytes]] | None = None,
+    view: LogView, pending: PendingAppend, make: Callable[[int, int], list[bytes]] | None = None
 ) -> Decision:
     """Return the result of an append.
 

@@ -55,10 +55,7 @@ def verify_store(
 
 
 def repair_store(
-    path: str | os.PathLike[str],
-    *,
-    lock_timeout: float | None = None,
-    progress: Progress | None = None,
+    path: str | os.PathLike[str], *, lock_timeout: float | None = None, progress: Progress | None = None
 ) -> RepairReport:
     """Verify a store and repair what loses nothing: indexes, a torn tail, leftovers of crashes.
 
@@ -115,10 +112,7 @@ def backup_store(
 
 
 def salvage_store(
-    path: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    progress: Progress | None = None,
+    path: str | os.PathLike[str], out: str | os.PathLike[str], *, progress: Progress | None = None
 ) -> SalvageReport:
     """Copy all undamaged events of a store into a new one; the old one is only read.
 

@@ -213,10 +213,7 @@ class DirectoryEngine:
     def read_all(self, selection: LogSelection) -> Iterator[Event]:
         after, to, filter, limit, reverse = selection
         return read_log(
-            self._refreshed(),
-            selection_of(filter, after + 1, to, limit=limit),
-            reverse=reverse,
-            limit=limit,
+            self._refreshed(), selection_of(filter, after + 1, to, limit=limit), reverse=reverse, limit=limit
         )
 
     @refuses_crafted_content

@@ -184,11 +184,7 @@ class _Change:
     """A change of the consumers of a subscription, by a process that holds the lock of its name."""
 
     def __init__(
-        self,
-        engine: Engine,
-        name: str,
-        lock: CheckpointStore,
-        acquire_one: Callable[[CheckpointStore], None],
+        self, engine: Engine, name: str, lock: CheckpointStore, acquire_one: Callable[[CheckpointStore], None]
     ) -> None:
         self._engine = engine
         self._name = name

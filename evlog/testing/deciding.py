@@ -173,11 +173,7 @@ class DecideTests(EngineTests):
                 store.transact("a", lambda _, event=event: [event], key="k")  # type: ignore[misc]
         assert store.head == 0
         (result,) = store.transact("a", lambda _: [new(0, metadata={"by": "ann"})], key="k")
-        assert next(store.read("a")).metadata == {
-            "by": "ann",
-            "$idempotencyKey": "k/1",
-            "$decidedFrom": "a",
-        }
+        assert next(store.read("a")).metadata == {"by": "ann", "$idempotencyKey": "k/1", "$decidedFrom": "a"}
         assert not result.duplicate
 
     def test_a_decision_of_which_events_were_removed_counts_as_made(self, store: EventStore) -> None:

@@ -12,16 +12,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from evlog import (
-    Event,
-    EventStore,
-    EventTypes,
-    Fold,
-    InvalidArgument,
-    InvalidEvent,
-    NewEvent,
-    Upcasters,
-)
+from evlog import Event, EventStore, EventTypes, Fold, InvalidArgument, InvalidEvent, NewEvent, Upcasters
 from evlog.testing.base import EngineTests
 
 

@@ -8,16 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from evlog import (
-    Event,
-    EventNotFound,
-    EventStore,
-    Fold,
-    InvalidArgument,
-    NewEvent,
-    Query,
-    SnapshotNotFound,
-)
+from evlog import Event, EventNotFound, EventStore, Fold, InvalidArgument, NewEvent, Query, SnapshotNotFound
 from evlog.testing.base import LONG_SECONDS, EngineTests, new
 
 

@@ -89,10 +89,7 @@ class EvlogFactory(
     def aggregate_recorder(self, purpose: str = "events") -> EvlogAggregateRecorder:
         """Return a recorder of aggregates' events, or for example of their "snapshots"."""
         return self.aggregate_recorder_class(
-            self.store,
-            application=self.env.name,
-            purpose=purpose,
-            originator_id_type=self.originator_id_type,
+            self.store, application=self.env.name, purpose=purpose, originator_id_type=self.originator_id_type
         )
 
     def application_recorder(self) -> EvlogApplicationRecorder:

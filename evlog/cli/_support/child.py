@@ -105,10 +105,7 @@ class Child:
         self._stderr = io.FileIO(pipes[2][1]) if 2 in pipes else None
 
     def run(
-        self,
-        data: bytes,
-        let_through: AbstractContextManager[None],
-        timeout_seconds: float | None = None,
+        self, data: bytes, let_through: AbstractContextManager[None], timeout_seconds: float | None = None
     ) -> int:
         """Give the command its stdin and wait for its end.
 

@@ -89,10 +89,7 @@ _WHOLE: Final[dict[str, tuple[Callable[[Columns], Column], Callable[[Columns], C
         lambda columns: _names(_categories(columns), quote),
     ),
     "version": (lambda columns: map(_number, columns[_VERSION]), None),
-    "id": (
-        lambda columns: encode_ids(columns[_ID]),
-        lambda columns: map(_quoted, encode_ids(columns[_ID])),
-    ),
+    "id": (lambda columns: encode_ids(columns[_ID]), lambda columns: map(_quoted, encode_ids(columns[_ID]))),
     "type": (
         lambda columns: _names(columns[_TYPE], str.encode),
         lambda columns: _names(columns[_TYPE], quote),

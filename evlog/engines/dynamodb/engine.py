@@ -36,11 +36,7 @@ if TYPE_CHECKING:
     from evlog.model.events import Event
     from evlog.model.filters import EventFilter
     from evlog.model.history import HistoryPiece, RemovedRecord
-    from evlog.model.reports import (
-        Compaction,
-        TornTail,
-        VerifyReport,
-    )
+    from evlog.model.reports import Compaction, TornTail, VerifyReport
 
 CAPABILITIES: Final = Capabilities(
     engine="dynamodb",
@@ -183,12 +179,7 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
     def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
         """Check events, ids and streams against each other, and compute the digest of all events."""
         return verify.verify(
-            self._core,
-            self._reader,
-            self._records,
-            quick=quick,
-            against=against,
-            progress=progress,
+            self._core, self._reader, self._records, quick=quick, against=against, progress=progress
         )
 
     # --- mirrors

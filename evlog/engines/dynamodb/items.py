@@ -20,13 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.deciding import content_digest, encode_tags, tag_digests
-from evlog.model.events import (
-    CONTENT_TYPES,
-    JSON_CODE,
-    METADATA_PREFIX,
-    TEXT_CODE,
-    Event,
-)
+from evlog.model.events import CONTENT_TYPES, JSON_CODE, METADATA_PREFIX, TEXT_CODE, Event
 from evlog.model.history import RemovedRecord, Standing
 from evlog.model.named import NamedTuple
 from evlog.model.retention import METADATA_TYPE

@@ -31,12 +31,7 @@ if TYPE_CHECKING:
     from evlog.model.appends import AppendRequest, BatchResult
     from evlog.model.filters import EventFilter
     from evlog.model.history import RemovedRecord
-    from evlog.model.reports import (
-        PolicyInfo,
-        Retention,
-        StoreInfo,
-        VerifyReport,
-    )
+    from evlog.model.reports import PolicyInfo, Retention, StoreInfo, VerifyReport
 
 NAME = "kafka"
 _HEADER_BYTES = 4096  # of a record beside the event's data and metadata, at most

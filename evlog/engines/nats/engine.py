@@ -31,11 +31,7 @@ if TYPE_CHECKING:
     from evlog.model.events import Event
     from evlog.model.filters import EventFilter
     from evlog.model.history import HistoryPiece, RemovedRecord, Standing
-    from evlog.model.reports import (
-        Compaction,
-        TornTail,
-        VerifyReport,
-    )
+    from evlog.model.reports import Compaction, TornTail, VerifyReport
     from evlog.model.retention import Rules
 
 NAME = "nats"

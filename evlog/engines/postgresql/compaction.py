@@ -120,13 +120,7 @@ def _check_subscriptions(
                     "and (version < %s or created_at < %s) and global_position > %s "
                     "and (%s::text[] is null or event_type = any(%s))"
                 ),
-                (
-                    removal.stream,
-                    first,
-                    before,
-                    known.position,
-                    *[filter.types and list(filter.types)] * 2,
-                ),
+                (removal.stream, first, before, known.position, *[filter.types and list(filter.types)] * 2),
             ).fetchone()
             if row is not None and row[0] is not None:
                 raise SubscriptionBehind(name, known.position, row[0])

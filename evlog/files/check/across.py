@@ -21,13 +21,7 @@ from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import map_file
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES
-from evlog.files.format.filter import (
-    LookUp,
-    decode_blocks,
-    filter_key,
-    identity_of,
-    single_table,
-)
+from evlog.files.format.filter import LookUp, decode_blocks, filter_key, identity_of, single_table
 from evlog.files.format.hashes import hash_ids
 from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TAGS, KIND_TYPES, FormatFault
 from evlog.files.format.sorted_index import WITH_TAGS, page_crcs, suffixes_of

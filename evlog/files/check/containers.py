@@ -60,12 +60,7 @@ class Container:
     """
 
     def __init__(
-        self,
-        path: str,
-        name: str,
-        expected: FileHeader | None,
-        log_bytes: int | None,
-        compressed_bytes: int,
+        self, path: str, name: str, expected: FileHeader | None, log_bytes: int | None, compressed_bytes: int
     ) -> None:
         self.path = path
         self.findings: list[Finding] = []

@@ -106,12 +106,7 @@ class RecordDigests:
         self._pinned = 0
         self._redacted: list[int] = []
 
-    def add(
-        self,
-        found: list[bytes],
-        positions: Sequence[int],
-        metadatas: Sequence[bytes | None],
-    ) -> None:
+    def add(self, found: list[bytes], positions: Sequence[int], metadatas: Sequence[bytes | None]) -> None:
         """Add records that follow each other: the digests of their bytes, their positions and metadata."""
         if metadatas.count(None) < len(metadatas):
             for at, metadata in enumerate(metadatas):

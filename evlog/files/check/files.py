@@ -12,14 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from evlog.errors import (
-    CorruptionError,
-    EvlogError,
-    NotAStore,
-    StoreNotFound,
-    UnsafeFile,
-    UnsupportedFormat,
-)
+from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreNotFound, UnsafeFile, UnsupportedFormat
 from evlog.files.check import findings as kinds
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.file_lock import SharedLock
@@ -28,10 +21,7 @@ from evlog.files.disk.opening import error_for
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.format import paths
 from evlog.files.format.filter import decode_blocks
-from evlog.files.format.headers import (
-    FILE_HEADER_BYTES,
-    FormatFault,
-)
+from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import (
     ACKNOWLEDGED_MAGIC,

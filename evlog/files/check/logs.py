@@ -29,18 +29,8 @@ from evlog.files.check.records import RECORDS, Decoded, Runs
 from evlog.files.check.tags import TagRows
 from evlog.files.check.task import BEGINNING, LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.format.entries import ENTRY_BYTES
-from evlog.files.format.frames import (
-    FRAME_HEADER_BYTES,
-    FRAME_MAGIC,
-    FrameHeader,
-    decode_frame_header,
-)
-from evlog.files.format.headers import (
-    FILE_HEADER_BYTES,
-    FormatFault,
-    NewerFormat,
-    decode_file_header,
-)
+from evlog.files.format.frames import FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader, decode_frame_header
+from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault, NewerFormat, decode_file_header
 from evlog.files.log.segment import written_end
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding

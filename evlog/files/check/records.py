@@ -27,11 +27,7 @@ from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_VERSION, NOT_RECOR
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.format.headers import FormatFault
 from evlog.model.encoding import check_json
-from evlog.model.events import (
-    METADATA_PREFIX,
-    check_readable_name,
-    check_type,
-)
+from evlog.model.events import METADATA_PREFIX, check_readable_name, check_type
 from evlog.model.named import NamedTuple
 from evlog.model.retention import COMPACTIONS_STREAM, METADATA_TYPE, STARTED_TYPE, as_words, from_words
 from evlog.process.threads import without_signals

@@ -25,12 +25,7 @@ from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.log.parts import SealedPart, open_sealed
 from evlog.model.events import SYSTEM_PREFIX, category_of
 from evlog.model.named import NamedTuple
-from evlog.model.retention import (
-    first_visible_version,
-    metadata_stream,
-    rule_in_force,
-    visible_since_us,
-)
+from evlog.model.retention import first_visible_version, metadata_stream, rule_in_force, visible_since_us
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

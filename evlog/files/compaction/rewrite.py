@@ -153,10 +153,7 @@ def rewrite(
     removed, tags, emptied = _write_log(log, group, results, progress)
     entries = log.finish()
     info = output.info._replace(
-        events=log.events,
-        log_bytes=log.end,
-        offsets_crc=log.index_crc,
-        tagged_events=count_tagged(entries),
+        events=log.events, log_bytes=log.end, offsets_crc=log.index_crc, tagged_events=count_tagged(entries)
     )
 
     def write_others() -> None:

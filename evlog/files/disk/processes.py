@@ -366,11 +366,7 @@ def _maybe_start(module: str) -> _Helper | None:
         return None
     try:
         process = subprocess.Popen(  # noqa: S603 - this interpreter, with a constant program
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=_PIPE_BYTES,
-            process_group=0,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=_PIPE_BYTES, process_group=0
         )
     except OSError:
         return None

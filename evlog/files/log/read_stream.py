@@ -215,12 +215,7 @@ def _ends_before(entries: StreamEntries, number: int, stream: str, version: int)
 
 
 def _batches(
-    log: Log,
-    stream: str,
-    asked: Bounds,
-    wanted: Sequence[Callable[[Record], bool]],
-    reverse: bool,
-    few: int,
+    log: Log, stream: str, asked: Bounds, wanted: Sequence[Callable[[Record], bool]], reverse: bool, few: int
 ) -> Iterator[Sequence[Record]]:
     """Iterate over the records of the events in batches, the first one from a few events."""
     try:

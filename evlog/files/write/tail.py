@@ -127,13 +127,7 @@ class LogTail:
         segment = self._log.active.segment
         offset = segment.end
         rows = encode_entries(
-            records,
-            offset,
-            plan.stream_hashes,
-            plan.id_hashes,
-            plan.versions,
-            plan.type_hashes,
-            plan.tags,
+            records, offset, plan.stream_hashes, plan.id_hashes, plan.versions, plan.type_hashes, plan.tags
         )
         synced_tag, synced = self._marks.synced
         header = FrameHeader(
