@@ -281,10 +281,10 @@ def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> s
             follow=plan.follow,
             shard=plan.shard,
         )
-        sink: Sink | None = None
         try:
             with stops.let_through:
                 sink = _make_sink(store, path, plan, stops, subscription)
+                subscription.hold_at(lambda: sink.undone)
                 return deliver(
                     subscription,
                     sink,
@@ -296,7 +296,7 @@ def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> s
                 )
         finally:
             stops.ignore()
-            subscription.close(None if sink is None else sink.undone)
+            subscription.close()
 
 
 def _make_sink(

@@ -463,14 +463,10 @@ class Subscription:
             return
         self._exclusively(self._save, True)
 
-    def close(self, undone: Event | None = None) -> None:
+    def close(self) -> None:
         """End the run: save the checkpoint without an event that was not acknowledged, and free the name.
 
         In a forked child this does nothing: the run is the parent's.
-
-        Args:
-            undone: the first event that was delivered but not handled, if later ones were delivered, too: the
-                next run begins with it.
 
         Raises:
             StoreFull, StoreIOError: the checkpoint could not be saved; the last events will come again.
@@ -478,8 +474,6 @@ class Subscription:
         if self._process != os.getpid():
             return
         self.stop()  # so that a thread that waits for events releases the mutex
-        if undone is not None:
-            self._handed = undone
         with self._mutex:
             self._close_wanted = True
             self._close_if_wanted()

@@ -58,7 +58,8 @@ def test_what_was_not_dealt_with_after_all_comes_again(store: EventStore) -> Non
     subscription.next_event(0)
     undone = subscription.next_at_hand()
     assert len(list(iter(subscription.next_at_hand, None))) == 7
-    subscription.close(undone)
+    subscription.hold_at(lambda: undone)
+    subscription.close()
     assert store.subscription("a").position == 1
     with store.subscribe("a", follow=False) as again:
         assert numbers(again) == list(range(1, 9))
