@@ -124,8 +124,10 @@ def _last_line(path: str, name: str) -> bytes:
 def _skip_to_last_lines(file: IO[bytes]) -> None:
     """Seek in a plain file to a place near its end after which a whole line follows."""
     size = back = file.seek(0, io.SEEK_END)
+    length = _PIECE_BYTES
     while back > 0:
-        back = max(0, back - _PIECE_BYTES)
+        back = max(0, size - length)
+        length *= 2  # a line can have 100 MB
         file.seek(back)
         if file.read(size - back).rstrip(b"\n").count(b"\n"):
             break

@@ -494,6 +494,24 @@ def test_bytes_of_something_else_are_not_continued(
     assert path.read_bytes() == content
 
 
+def test_the_end_of_a_file_with_a_long_line_is_found_in_few_reads(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(io.BytesIO):
+        count = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            got = super().read(size)
+            self.count += len(got)
+            return got
+
+    monkeypatch.setattr(formats, "_PIECE_BYTES", 10)
+    file = Counting(b"first\n" + b"x" * 10_000 + b"\n" + b"y" * 10_000 + b"\n")
+    formats._skip_to_last_lines(file)
+    assert file.read() == b"y" * 10_000 + b"\n"
+    assert file.count < 100_000
+
+
 def test_a_database_with_another_table_events_is_not_continued(store: EventStore, memory_path: Path) -> None:
     path = memory_path / "out.sqlite"
     with closing(sqlite3.connect(path)) as database:

@@ -18,7 +18,7 @@ from typing import Final
 from zlib import crc32
 
 from evlog.engine import Progress
-from evlog.errors import CorruptionError, EvlogError, ExtraNotInstalled, NotAStore
+from evlog.errors import CorruptionError, EvlogError, ExtraNotInstalled, NotAStore, StoreBusy
 from evlog.files.check.containers import Container, written_header
 from evlog.files.check.files import take_snapshot
 from evlog.files.check.logs import LogCheck
@@ -49,6 +49,7 @@ from evlog.files.format.headers import (
 )
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import WRITTEN_MAGIC, Mark, encode_mark
+from evlog.files.format.paths import SegmentFile
 from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.later import maybe_later_log
 from evlog.files.log.manifest_file import manifest_crc, replace_manifest
@@ -88,15 +89,17 @@ def salvage_store(
 
     Raises:
         NotAStore: there is something at `out`, it is in a store, or there is nothing to salvage.
+        StoreBusy: a compaction has removed a segment before it was copied.
         StoreAccessDenied, StoreFull, StoreIOError: the file system refuses.
     """
     if os.path.lexists(out) and (not os.path.isdir(out) or os.listdir(out)):
         raise NotAStore(out, "something is there already, and a salvage writes a new store")
     check_outside(out, store)
+    named = _named_logs(store)
     manifest, tasks = _find_segments(store)
     disk.make_dir(out, like=store)
     try:
-        return _copy_store(store, manifest, tasks, out, progress, disk)
+        return _copy_store(store, named, manifest, tasks, out, progress, disk)
     except (Exception, KeyboardInterrupt):
         if not os.path.lexists(paths.manifest_path(out)):
             disk.remove_tree(out)
@@ -105,12 +108,14 @@ def salvage_store(
 
 def _copy_store(
     store: str,
+    named: set[SegmentFile],
     manifest: Manifest,
     tasks: Sequence[SegmentTask],
     out: str,
     progress: Progress | None,
     disk: Disk,
 ) -> SalvageReport:
+    """Copy what is whole of the segments; `named` has the logs that the manifest named before."""
     disk.make_dir(paths.segments_path(out))
     total, done = sum(task.size for task in tasks), 0
     kept: list[SegmentInfo] = []
@@ -127,6 +132,8 @@ def _copy_store(
         done += task.size
         if progress is not None:
             progress(done, total)
+    if losses and named - _named_logs(store):
+        raise StoreBusy(store)  # what was removed by a compaction is not lost
     fresh = SegmentInfo(head + 1, int(renumber), new_tag())
     create_segment(out, manifest.store_id_bytes, fresh, disk)
     salvaged = manifest._replace(segments=_with_losses([*kept, fresh]))
@@ -162,6 +169,14 @@ def _find_segments(store: str) -> tuple[Manifest, list[SegmentTask]]:
     if maybe_later_log(store, seen.manifest) is not None:
         return _without_manifest(store)
     return seen.manifest, seen.tasks()
+
+
+def _named_logs(store: str) -> set[SegmentFile]:
+    """Return the logs that the manifest names now; none if it is damaged."""
+    try:
+        return {info.log_file for info in take_snapshot(store).manifest.segments}
+    except CorruptionError:
+        return set()
 
 
 def _without_manifest(store: str) -> tuple[Manifest, list[SegmentTask]]:

@@ -309,6 +309,28 @@ def test_a_salvage_that_fails_removes_what_it_copied(
     assert salvaged(filled, memory_path)[1].ok
 
 
+def test_a_segment_that_a_compaction_removes_before_it_is_salvaged_is_not_lost(
+    filled: EventStore, memory_path: Path
+) -> None:
+    class CompactingDisk(Disk):
+        is_compacted = False
+
+        def create_file(self, path: str, content: bytes) -> None:
+            super().create_file(path, content)
+            if not self.is_compacted:
+                self.is_compacted = True
+                with evlog.open(filled.path) as store:
+                    store.set_retention("s-0", max_count=1)
+                    store.compact()
+
+    out = memory_path / "out"
+    with pytest.raises(evlog.StoreBusy):
+        salvage.salvage_store(filled.path, str(out), disk=CompactingDisk())
+    assert not out.exists()
+    assert evlog.salvage_store(filled.path, out).losses == ()
+    assert evlog.verify_store(out).ok
+
+
 @pytest.mark.parametrize("has_manifest", [True, False])
 def test_a_salvage_is_not_made_in_a_store(filled: EventStore, memory_path: Path, has_manifest: bool) -> None:
     small_store(memory_path / "other").close()
