@@ -11,7 +11,7 @@ Imported only where content is asked for.
 
 from __future__ import annotations
 
-from evlog.errors import InvalidArgument
+from evlog.errors import InvalidArgument, InvalidEvent
 from evlog.model.arguments import list_of
 from evlog.model.json_text import encode_json
 
@@ -46,9 +46,11 @@ def field_text(value: object) -> str:
     if isinstance(value, str) or value.__class__.__name__ == "UUID":
         text = value if isinstance(value, str) else str(value)
     else:
+        from evlog.model.encoding import dump_json
+
         try:
-            text = encode_json(value)
-        except (TypeError, ValueError, RecursionError):
+            text = dump_json(value, "metadata").decode()
+        except InvalidEvent:
             raise InvalidArgument(
                 f"metadata cannot be {value!r:.80}; give a text, a number or a bool"
             ) from None

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evlog.model.matching import needed_text
+from evlog.errors import InvalidArgument
+from evlog.model.matching import check_fields, needed_text
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,10 @@ def test_what_a_pattern_matches_has_its_needed_text(pattern: str, text: str) -> 
         return
     if found:
         assert needed_text(pattern) in found[0]
+
+
+@pytest.mark.parametrize("value", [{1: 2}, [{None: 1}], {1, 2}, float("nan"), b"x"])
+def test_a_field_is_compared_with_what_metadata_can_hold(value: object) -> None:
+    assert check_fields({"a": {"1": [2]}}) == (("a", '{"1":[2]}'),)
+    with pytest.raises(InvalidArgument, match="metadata cannot be"):
+        check_fields({"a": value})
