@@ -343,6 +343,8 @@ class _Appender:
         if not self._given.atomic:
             self._flush()
         hint = _hint(line) if isinstance(error, InvalidLine) and not self._given.text else None
+        if hint is None and self._given.atomic:
+            hint = "correct the line"
         raise BadLine(number, reason, self.appended, hint) from None
 
     def _flush(self) -> None:

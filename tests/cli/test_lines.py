@@ -158,6 +158,8 @@ def test_all_or_nothing_is_nothing_if_a_line_is_bad(evlog: Evlog) -> None:
     assert "line 4 is not JSON" in result.err
     assert "nothing was appended" in result.err
     assert evlog("read").out == b""
+    result = evlog("append", "--lines", "--atomic", stdin=b'{"stream":"s"}')
+    assert result.err.endswith("; nothing was appended: correct the line\n")  # and not: or use --skip-bad
 
 
 def test_all_or_nothing_may_expect_a_version(evlog: Evlog) -> None:
