@@ -167,13 +167,14 @@ def _encode_data(content_type: str, data: Any) -> tuple[int, bytes]:
     if data is None:
         return code, b""
     if code == TEXT_CODE:
-        return code, _encode_text(data)
+        return code, encode_text(data)
     if isinstance(data, bytes):
         return code, data
     raise InvalidEvent("data", f"of content type binary must be bytes, not {data.__class__.__name__}")
 
 
-def _encode_text(data: Any) -> bytes:
+def encode_text(data: Any) -> bytes:
+    """Return a text as UTF-8, or raise InvalidEvent."""
     try:
         if isinstance(data, str):
             return data.encode()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from evlog.errors import InvalidArgument
 from evlog.model.arguments import check_functions
-from evlog.model.encoding import check_json, dump_json
+from evlog.model.encoding import check_json, dump_json, encode_text
 from evlog.model.events import JSON_CODE, TEXT_CODE, Event, check_type
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ class Upcasters:
             if type == before:
                 break
         code = event[6]
-        if isinstance(data, str) and code == TEXT_CODE:
-            data = data.encode()
+        if code == TEXT_CODE and isinstance(data, str | bytes):
+            data = encode_text(data)
         elif not isinstance(data, bytes):
             code, data = JSON_CODE, dump_json(data, "data")
         elif is_json:

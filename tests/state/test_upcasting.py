@@ -86,6 +86,15 @@ def test_text_stays_text_and_json_stays_json(store: EventStore) -> None:
         list(new.read("s"))
 
 
+@pytest.mark.parametrize("data", [b"\xff", "\ud800"])
+def test_a_text_that_is_not_unicode_is_the_upcaster_s_fault(store: EventStore, data: str | bytes) -> None:
+    upcasters = Upcasters()
+    upcasters.register("Note", lambda _data, _event: data)
+    store.append("s", [NewEvent("Note", "hé", content_type="text")])
+    with pytest.raises(InvalidEvent, match=r"not UTF-8|not valid Unicode"):
+        list(EventStore(store.engine, upcasters=upcasters).read("s"))
+
+
 def test_what_is_not_an_upcaster_is_refused(store: EventStore) -> None:
     wrong: Any = {"T": lambda data, _: data}
     with pytest.raises(InvalidArgument):
