@@ -99,7 +99,6 @@ class DirectoryEngine:
         register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
-        """Renew the mutex in a forked child: another thread of the parent may have held it."""
         self._mutex = threading.Lock()
 
     # --- what is open

@@ -146,7 +146,6 @@ class Core:
         register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
-        """Begin again in a forked child."""
         self._writer = threading.Lock()
         self._last, self._turns = None, 0
 

@@ -77,7 +77,6 @@ class Reader:
         register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
-        """Renew the mutex in a forked child."""
         self._mutex = threading.Lock()
 
     # --- the state

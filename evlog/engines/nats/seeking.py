@@ -34,7 +34,6 @@ class Seeker:
         register_fork_reset(self)
 
     def reset_after_fork(self) -> None:
-        """Renew the mutex in a forked child."""
         self._mutex = threading.Lock()
         self._anchors = OrderedDict()
 

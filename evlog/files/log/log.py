@@ -105,7 +105,6 @@ class Log:
         self.refresh()
 
     def reset_after_fork(self) -> None:
-        """Renew the mutex in a forked child: another thread of the parent may have held it."""
         self.mutex = threading.RLock()
         self._stale = True  # what that thread was loading is loaded again
         self._known = None

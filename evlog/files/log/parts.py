@@ -341,7 +341,6 @@ class OpenParts:
         _every.add(self)
 
     def reset_after_fork(self) -> None:
-        """Renew the mutex in a forked child."""
         self._mutex = threading.Lock()
 
     def add(self, part: SealedPart) -> None:
