@@ -81,11 +81,11 @@ class Names:
 
 def find_names(store: EventStore) -> tuple[Names, bool]:
     """Return the names that can be found at once, and whether the cache is to be brought up to date."""
-    last_moment = time.monotonic() + _READ_SECONDS
     head = store.head
     names = _load(store, head)
     is_stale = head - names.position > _STALE_EVENTS
     events = store.read_all(names.position, reverse=True)
+    last_moment = time.monotonic() + _READ_SECONDS
     while time.monotonic() < last_moment and (part := [*islice(events, _LOOK_EVENTS)]):
         names.add(part)
     return names, is_stale
