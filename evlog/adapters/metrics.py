@@ -1,16 +1,18 @@
-"""A store's numbers in Prometheus's text format, by prometheus_client.
+"""A store's numbers as OpenMetrics text, by prometheus_client.
 
 Names and units follow Prometheus's conventions: base units, `_total` for what only grows, and a point in time
-as `_timestamp_seconds`, from which a query computes the age. The text is in the older of the two formats:
-node_exporter, the Pushgateway and promtool refuse OpenMetrics.
+as `_timestamp_seconds`, from which a query computes the age.
+
+node_exporter, the Pushgateway and promtool read Prometheus's older text format. They take this text, too,
+because every metric is a counter or a gauge: they refuse the types that OpenMetrics added, such as `info`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.exposition import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from evlog.store import EventStore
     from evlog.subscriptions.named import SubscriptionInfo
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _STORE: Final[tuple[tuple[str, str, Callable[[StoreInfo], float]], ...]] = (
     ("evlog_head_position", "Last position of the log.", lambda info: info.last_position),
@@ -68,8 +70,9 @@ class StoreCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics. Raises as `EventStore.info` and `EventStore.subscriptions`."""
         info = self._store.info()
-        about = {"store_id": str(info.id), "engine": self._store.capabilities.engine}
-        yield InfoMetricFamily("evlog_store", "The store.", value=about)
+        about = GaugeMetricFamily("evlog_store_info", "The store.", labels=["store_id", "engine"])
+        about.add_metric([str(info.id), self._store.capabilities.engine], 1)
+        yield about
         yield CounterMetricFamily(
             "evlog_appended_events", "Positions that were ever given to events.", value=info.last_position
         )
@@ -83,15 +86,16 @@ class StoreCollector(Collector):
             yield family
 
 
-def prometheus_text(store: EventStore) -> bytes:
-    """Return the store's numbers as text for Prometheus, of the media type CONTENT_TYPE.
+def openmetrics(store: EventStore) -> bytes:
+    """Return the store's numbers as OpenMetrics text, of the media type CONTENT_TYPE.
 
     Raises:
         As `EventStore.info` and `EventStore.subscriptions`.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(StoreCollector(store))
-    return generate_latest(registry)
+    text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
+    return text
 
 
 def _unit(name: str) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from evlog.cli._support.parameters import Given
 
-HELP: Final = """Print the store's numbers as text for Prometheus.
+HELP: Final = """Print the store's numbers as OpenMetrics text, for Prometheus.
 
 The head position, events, bytes and segments of the store; and of each named subscription its position, lag,
 parked events and when its checkpoint was saved. It needs prometheus-client
@@ -29,7 +29,7 @@ PARAMETERS: Final = (STORE,)
 def command(given: Given) -> None:
     """Print the numbers."""
     with NeedsExtra("metrics", prometheus_client="prometheus-client"):
-        from evlog.adapters.metrics import prometheus_text
+        from evlog.adapters.metrics import openmetrics
     with options.open_store(given) as store:
-        text = prometheus_text(store)
+        text = openmetrics(store)
     console.write(text)

@@ -1,26 +1,37 @@
-"""A store's numbers for Prometheus: read back by the parser of its own client library."""
+"""A store's numbers for Prometheus: read back by the parsers of its own client library."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client import parser
+from prometheus_client.openmetrics import parser as openmetrics_parser
 
-from evlog.adapters.metrics import prometheus_text
+from evlog.adapters.metrics import openmetrics
 from evlog.store import EventStore
 from tests.support.helpers import new, small_store
 
 
 def samples(text: bytes) -> dict[tuple[str, str], float]:
-    """Sample's name and subscription → value."""
-    families = list(text_string_to_metric_families(text.decode()))
-    types = {family.type for family in families}
-    assert types == {"counter", "gauge"}, "node_exporter drops a file with the types of OpenMetrics"
-    return {
-        (sample.name, sample.labels.get("subscription", "")): sample.value
-        for family in families
-        for sample in family.samples
-    }
+    """Sample's name and subscription → value, as both formats have it."""
+    types = set(re.findall(r"^# TYPE \S+ (\S+)$", text.decode(), re.MULTILINE))
+    assert types == {"counter", "gauge"}, (
+        "what reads the older format refuses the types that OpenMetrics added"
+    )
+    found, same = (
+        {
+            (sample.name, sample.labels.get("subscription", "")): sample.value
+            for family in parse(text.decode())
+            for sample in family.samples
+        }
+        for parse in (
+            openmetrics_parser.text_string_to_metric_families,
+            parser.text_string_to_metric_families,
+        )
+    )
+    assert found == same
+    return found
 
 
 def test_every_number_of_store_and_subscriptions_is_there(memory_path: Path) -> None:
@@ -29,7 +40,7 @@ def test_every_number_of_store_and_subscriptions_is_there(memory_path: Path) -> 
             store.append("s", [new(number)])
         read_up_to(store, "billing", 3)
         read_up_to(store, 'a "b"\\c', 9)
-        found = samples(prometheus_text(store))
+        found = samples(openmetrics(store))
         info = store.info()
         saved_us = store.subscription("billing").saved_us
     assert found["evlog_head_position", ""] == found["evlog_appended_events_total", ""] == 9
