@@ -40,6 +40,10 @@ from evlog.model.reports import (
     VerifyReport,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
 Progress = Callable[[int, int], None]
 """Called now and then with the bytes that are done and all the bytes there are."""
 
@@ -359,13 +363,28 @@ def make_url(scheme: str, host: str, path: str, query: str) -> str:
     return f"{scheme}://{host}{path}" + (query and f"?{query}")
 
 
+def split_url(url: str) -> SplitResult:
+    """Return the parts of a URL; unlike `urlsplit` of Python 3.14 it takes `a,[::1]` for two hosts.
+
+    Raises:
+        ValueError: a host cannot be read.
+    """
+    from urllib.parse import SplitResult, urlsplit
+
+    scheme, _, rest = url.partition("://")
+    rest, _, fragment = rest.partition("#")
+    rest, _, query = rest.partition("?")
+    hosts, slash, path = rest.partition("/")
+    for host in hosts.split(","):
+        urlsplit(f"//{host}")
+    return SplitResult(scheme, hosts, slash + path, query, fragment)
+
+
 def check_marks(url: str) -> None:
     """Raise InvalidArgument if a URL cannot be split, or a mark in a password without escapes ends its host.
 
     What follows the mark would be taken for a host, a path or an option, and be shown in messages.
     """
-    from urllib.parse import urlsplit
-
     scheme, _, rest = url.partition("://")
     path, _, query = rest.partition("#")[0].partition("?")
     host, _, path = path.partition("/")
@@ -388,7 +407,7 @@ def check_marks(url: str) -> None:
             f"in a user, a password or an option, write %{ord(mark):02X} for {mark}",
         )
     try:
-        urlsplit(url)
+        split_url(url)
     except ValueError:  # its message may show the password
         advice = "write an IPv6 address as [::1], and escape other characters than letters and digits as %40"
         raise InvalidArgument(f"invalid URL of {scheme}:// (its host cannot be read)", advice) from None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from evlog.engine import make_url
+from evlog.engine import make_url, split_url
 from evlog.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Address:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        parts = split_url(url)
         self.refusal: Any = None
         user, at, hosts = parts.netloc.rpartition("@")
         name, colon, password = user.partition(":")

@@ -7,7 +7,7 @@ import re
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from evlog.engine import make_url
+from evlog.engine import make_url, split_url
 from evlog.errors import InvalidArgument
 
 PORT: Final = 4222
@@ -31,7 +31,7 @@ class Address:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        parts = split_url(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         user, at, hosts = parts.netloc.rpartition("@")
         name, colon, secret = user.partition(":")

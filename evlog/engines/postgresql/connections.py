@@ -18,7 +18,7 @@ import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -26,7 +26,7 @@ from psycopg.errors import SerializationFailure, error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
-from evlog.engine import make_url
+from evlog.engine import make_url, split_url
 from evlog.errors import (
     EngineError,
     EvlogError,
@@ -83,7 +83,7 @@ class Address:
     """A store's address: the connection string for libpq, the schema, and a text without the password."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        parts = split_url(url)
         options = parse_qsl(parts.query, keep_blank_values=True)
         own = dict(option for option in options if option[0] in ("schema", "listen"))
         rest = [option for option in options if option[0] not in own]
