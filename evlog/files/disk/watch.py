@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from struct import Struct
-from typing import Any, Final
+from typing import Final
 
 from evlog.process.forks import register_fork_reset
 
@@ -49,7 +49,7 @@ class Watch:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
-        self._inotify: Any = None
+        self._inotify: int | None = None  # the descriptor
         self._poll: select.poll | None = None
         self._pause_seconds = FIRST_POLL_SECONDS
         self.polling = True  # whether notification cannot be relied on; known once `begin` has run
@@ -76,7 +76,7 @@ class Watch:
             self._poll = select.poll()
             if self._wake_fd is not None:
                 self._poll.register(self._wake_fd, select.POLLIN)
-            self._poll.register(self._inotify.fileno(), select.POLLIN)
+            self._poll.register(self._inotify, select.POLLIN)
             self.polling = maybe_file_system(self.directory) not in NOTIFYING_FILE_SYSTEMS
 
     def wait(self, timeout_seconds: float) -> None:
@@ -95,7 +95,7 @@ class Watch:
                 if fd == self._wake_fd:
                     os.eventfd_read(fd)
                 else:
-                    self._take_notice()
+                    self._take_notice(fd)
 
     def rest(self, seconds: float) -> None:
         """Return after the time, whatever changes meanwhile; sooner only after `wake`."""
@@ -122,20 +122,19 @@ class Watch:
     def close(self) -> None:
         """Close the descriptors; a later wait polls."""
         inotify, self._inotify, self._poll = self._inotify, None, None
-        if inotify is not None:
-            inotify.close()
         with self._wake_mutex:
             wake_fd, self._wake_fd = self._wake_fd, None
-        if wake_fd is not None:
-            os.close(wake_fd)
+        for fd in (inotify, wake_fd):
+            if fd is not None:
+                os.close(fd)
 
     def __del__(self) -> None:
         if hasattr(self, "_wake_fd"):
             self.close()
 
-    def _take_notice(self) -> None:
+    def _take_notice(self, inotify: int) -> None:
         """Read the notifications, so that they end no later wait; poll if there will be no more."""
-        notices, at = os.read(self._inotify.fileno(), _READ_BYTES), 0
+        notices, at = os.read(inotify, _READ_BYTES), 0
         while at < len(notices):
             mask, name_bytes = _NOTICE.unpack_from(notices, at)
             at += _NOTICE.size + name_bytes
@@ -143,21 +142,20 @@ class Watch:
                 self.polling = True
 
 
-def _maybe_watch(directory: str) -> Any:
-    """Return an inotify instance that watches the directory, or None where that is impossible."""
+def _maybe_watch(directory: str) -> int | None:
+    """Return an inotify descriptor that watches the directory, or None where that is impossible."""
     try:
         # Of the libraries tried only this one costs under 20 ms, starts no thread and wakes within 0.1 ms.
         from inotify_simple import INotify
 
-        inotify = INotify(nonblocking=True)
-    except (ImportError, AttributeError, OSError):  # not Linux; or the user has no instance left
+        # An INotify is a file: where the cyclic collector frees it before its owner closes it, Python warns.
+        with INotify(nonblocking=True) as inotify:
+            inotify.add_watch(directory, _INTERESTING)
+            return os.dup(inotify.fileno())
+    except (ImportError, AttributeError):  # not Linux
         return None
-    try:
-        inotify.add_watch(directory, _INTERESTING)
-    except OSError:  # no watch left; or the directory is missing, which the next look finds
-        inotify.close()
+    except OSError:  # no instance, watch or descriptor left; or no directory, which the next look finds
         return None
-    return inotify
 
 
 def maybe_file_system(path: str, mounts: Callable[[], Iterator[tuple[str, str]]] | None = None) -> str | None:

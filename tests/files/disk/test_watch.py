@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -139,7 +140,10 @@ class Refusing:
     def add_watch(self, directory: str, mask: int) -> None:
         raise OSError(self.error, os.strerror(self.error))
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.closed = True
 
 
@@ -170,6 +174,23 @@ def test_without_an_instance_left_it_polls(
     watch.wait(LONG_SECONDS)
     assert watch.polling
     assert len(sleeps) == 1
+
+
+@linux
+def test_a_watch_in_a_cycle_is_closed_whatever_is_collected_first(memory_path: Path) -> None:
+    watch: Any = Watch(str(memory_path))
+    watch.begin()
+    fd = watch._inotify
+    watch.cycle = [watch]
+    holder = [watch.cycle]
+    del watch
+    gc.collect()  # what `fd` keeps comes before the watch from now on
+    assert os.fstat(fd)
+    del holder
+    number, fd = int(fd), None
+    gc.collect()
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(number)
 
 
 def test_without_the_library_it_polls(
