@@ -85,6 +85,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="the hashes are cut by EVLOG_TEST_HASH_BITS"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _short_leases() -> Iterator[None]:
+    """Let a subscription that is taken be known in half a second; a busy machine still renews in time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evlog.engines.keyed.LEASE_SECONDS", 2.0)
+        yield
+
+
 @pytest.fixture
 def memory_path() -> Iterator[Path]:
     """A directory in memory where there is such a place: syncs cost nothing in it."""

@@ -83,11 +83,11 @@ class KeyValue(Protocol):
 class KeyedCheckpoint:
     """One named subscription. An `evlog.engine.CheckpointStore`."""
 
-    def __init__(self, records: KeyValue, name: str, lease_seconds: float = LEASE_SECONDS) -> None:
+    def __init__(self, records: KeyValue, name: str, lease_seconds: float | None = None) -> None:
         self._records = records
         self._name = name
         self._key = (SUBSCRIPTION, name)
-        self._lease_seconds = lease_seconds
+        self._lease_seconds = LEASE_SECONDS if lease_seconds is None else lease_seconds
         self._mutex = threading.Lock()  # guards the four below: a thread renews the lease
         self._document: dict[str, Any] = {}
         self._revision: int | None = None

@@ -104,10 +104,10 @@ class FaultyOs:
     def replace(self, source: str, target: str) -> None:
         self._call("replace", os.replace, source, target)
 
-    def makedirs(self, path: str, *, exist_ok: bool) -> None:
+    def makedirs(self, path: str, mode: int, *, exist_ok: bool) -> None:
         if self._fault.meet("makedirs"):
             raise self._fault.error()
-        os.makedirs(path, exist_ok=exist_ok)
+        os.makedirs(path, mode, exist_ok=exist_ok)
 
     def fsync(self, fd: int) -> None:
         self._call("fsync", os.fsync, fd)

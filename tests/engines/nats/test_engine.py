@@ -15,7 +15,7 @@ import pytest
 
 import evlog
 from evlog import NewEvent
-from evlog.engines.keyed import KeyedCheckpoint
+from evlog.engines import keyed
 from evlog.engines.nats import connections, session
 from evlog.engines.nats.address import Address
 from evlog.engines.nats.connections import Connections
@@ -629,12 +629,12 @@ def test_a_child_of_a_fork_leaves_connections_to_its_parent(nats_url: NewUrl) ->
         connections.give_back(session)
 
 
-def test_a_name_of_a_killed_run_is_free_after_its_lease(
-    nats_url: NewUrl, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_of_a_killed_run_is_free_after_its_lease(nats_url: NewUrl) -> None:
     url = nats_url()
     program = (
         "import sys, time, evlog\n"
+        "from evlog.engines import keyed\n"
+        f"keyed.LEASE_SECONDS = {keyed.LEASE_SECONDS}\n"
         "store = evlog.open(sys.argv[1])\n"
         "run = store.subscribe('n')\n"
         "print(run.next_event(60).position, flush=True)\n"
@@ -647,7 +647,6 @@ def test_a_name_of_a_killed_run_is_free_after_its_lease(
             with pytest.raises(evlog.SubscriptionBusy):
                 store.subscribe("n")
             holder.kill()
-        monkeypatch.setattr(KeyedCheckpoint.__init__, "__defaults__", (1.0,))  # seconds, of the next lease
         with store.subscribe("n", follow=False) as run:
             assert [event.position for event in run] == [1, 2]
 
