@@ -38,6 +38,11 @@ def command(given: Given) -> None:
     with NeedsExtra("mcp", mcp="the MCP SDK", pydantic="the MCP SDK"):
         from evlog.adapters.mcp import make_server
     # Ctrl-C ends it at once, as SIGTERM does: the SDK would wait for a call under way, and for stdin.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with options.open_store(given) as store:
-        make_server(store, allow_append=given.allow_append).run()
+    former = signal.getsignal(signal.SIGINT)
+    if former is not signal.SIG_IGN:  # as a shell has it for what runs in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with options.open_store(given) as store:
+            make_server(store, allow_append=given.allow_append).run()
+    finally:
+        signal.signal(signal.SIGINT, former)

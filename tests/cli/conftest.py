@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -60,7 +61,9 @@ def evlog(here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
             patch.setattr(sys, "stdout", io.TextIOWrapper(out, "utf-8", write_through=True))
             patch.setattr(sys, "stderr", io.TextIOWrapper(err, "utf-8", write_through=True))
             patch.setattr(file_lock, "say", file_lock.say)  # restored: the library logs
+            interrupt = signal.getsignal(signal.SIGINT)
             code = app.run(list(arguments))
+            assert signal.getsignal(signal.SIGINT) is interrupt  # else it ends another test's process
             sys.stdout.flush()
             return Result(code, out.getvalue(), err.getvalue().decode(errors="replace"))
 

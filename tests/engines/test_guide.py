@@ -11,6 +11,7 @@ import pytest
 
 import evlog
 from evlog.engine import Capabilities
+from evlog.engines import keyed
 from evlog.engines.dynamodb import engine as dynamodb
 from evlog.engines.kafka.client import Topic
 from evlog.engines.kafka.engine import capabilities_of
@@ -62,7 +63,8 @@ def site(tmp_path: Path) -> Path:
 
 def run_suite(site: Path, source: str, test: str = "test") -> subprocess.CompletedProcess[str]:
     """Run the guide's test module on an engine, away from this repository's own settings of pytest."""
-    (site / "evlog_memory.py").write_text(source)
+    leases = f"from evlog.engines import keyed\nkeyed.LEASE_SECONDS = {keyed.LEASE_SECONDS}\n"
+    (site / "evlog_memory.py").write_text(f"{source}\n{leases}")
     (code,) = (block.code for block in PAGE.blocks if "Conformance" in block.code)
     folder = site.parent / "project"
     folder.mkdir()
