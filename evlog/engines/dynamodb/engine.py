@@ -187,8 +187,7 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
     @property
     def standing(self) -> Standing:
         """What the store is to others now."""
-        state = self._core.state()
-        return state.standing
+        return self._core.state().standing
 
     def change_standing(self, before: Standing, after: Standing, *, head: int | None = None) -> bool:
         return history.change_standing(self._core, before, after, head)
