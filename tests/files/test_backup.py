@@ -75,6 +75,18 @@ def test_a_copy_has_no_permission_that_the_store_does_not_have(store: EventStore
     assert stat.S_IMODE(os.stat(f"{out}-2").st_mode) == 0o700
 
 
+def test_the_owner_of_a_copy_of_a_read_only_store_can_write_it(store: EventStore, out: str) -> None:
+    os.chmod(store.path, 0o555)
+    backup_store(store.path, out)
+    evlog.salvage_store(store.path, f"{out}-2")
+    modes = [
+        stat.S_IMODE(os.stat(f"{copy}{inner}").st_mode)
+        for copy in (out, f"{out}-2")
+        for inner in ("", "/segments")
+    ]
+    assert [oct(mode) for mode in modes] == ["0o755"] * 4
+
+
 def test_the_next_run_copies_what_is_new(store: EventStore, out: str) -> None:
     first = backup_store(store.path, out)
     inodes = {name: os.stat(f"{out}/segments/{name}").st_ino for name in os.listdir(f"{out}/segments")}

@@ -87,10 +87,11 @@ class Disk:
         One of the store's own directories takes owner, group and mode from the store.
 
         Args:
-            like: a directory that is copied; the new one gets no permission that this one does not have.
+            like: a directory that is copied; the new one gives group and others no permission that this one
+                does not give. Its owner can write, since a copy of a read-only directory is written now.
         """
         if not path.endswith(OWN_DIRECTORIES):
-            _make_dirs(path, 0o777 if like is None else os.stat(like).st_mode & 0o777)
+            _make_dirs(path, 0o777 if like is None else os.stat(like).st_mode & 0o777 | 0o700)
             return
         try:
             above = os.stat(os.path.dirname(path))
