@@ -45,7 +45,7 @@ class SubscriptionInfo(NamedTuple):
         running: whether a run holds the name, here or in another process.
         saved_us: when the checkpoint was saved, microseconds since 1970.
         damage: what is wrong with its checkpoint, which `reset_subscription` repairs, or with its parked
-            events; None if nothing is.
+            events; None if nothing is. A checkpoint at an event that the log does not have is damage, too.
     """
 
     name: str
@@ -149,12 +149,15 @@ def describe(engine: Engine, name: str) -> SubscriptionInfo:
     Raises:
         SubscriptionNotFound: there is none of this name.
         CorruptionError: its checkpoint is damaged.
+        SubscriptionAhead: it is at an event that the log does not have.
     """
     head = engine.head()
     found = []
     for each in shards.members(engine, name):
         checkpoint = engine.checkpoint(each)
         found.append(_describe(engine, each, checkpoint, _load_known(checkpoint, each), head))
+        if found[-1].damage is not None:
+            raise SubscriptionAhead(each, found[-1].position, head)
     last = min(found, key=lambda info: info.position)
     return last._replace(
         name=name,
@@ -335,6 +338,10 @@ def _describe(
             following = next(engine.read_all(LogSelection.last(known.position)), None)
         if following is not None:
             lag_seconds = max(0.0, time.time() - following.time_us / 1e6)
+    try:
+        damage = None if _is_of(engine, known) else str(SubscriptionAhead(name, known.position, head))
+    except CorruptionError:  # of the log, too
+        damage = None
     return SubscriptionInfo(
         name,
         known.filter or EventFilter(),
@@ -344,6 +351,7 @@ def _describe(
         len(checkpoint.parked()),
         checkpoint.is_running(),
         known.time_us,
+        damage,
     )
 
 
@@ -389,10 +397,15 @@ def _check_known(engine: Engine, name: str, known: Checkpoint, filter: EventFilt
             f"subscription {name!r} is for {known.filter}, not for {filter}; "
             "use its own filter, another name, or delete it first"
         )
+    if not _is_of(engine, known):
+        raise SubscriptionAhead(name, known.position, engine.head())
+    return known.position
+
+
+def _is_of(engine: Engine, known: Checkpoint) -> bool:
+    """Return whether the log has, or had, the event of a checkpoint."""
     position, event_id = known.position, known.event_id
-    if event_id is not None:
-        event = _maybe_read(engine, position)
-        same = event.id_bytes == event_id if event else engine.find_ids([event_id]).get(event_id) == position
-        if not same:
-            raise SubscriptionAhead(name, position, engine.head())
-    return position
+    if event_id is None:
+        return True
+    event = _maybe_read(engine, position)
+    return event.id_bytes == event_id if event else engine.find_ids([event_id]).get(event_id) == position

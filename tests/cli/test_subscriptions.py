@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -238,6 +239,22 @@ def test_a_damaged_checkpoint_hides_no_other_subscription(filled: Evlog, here: P
     assert "reset the subscription to repair it" in result.err
     assert filled("subscriptions", "reset", "all", "--to", "4").code == 0
     assert [info["position"] for info in filled("subscriptions").lines] == [4, 6]
+
+
+def test_a_checkpoint_that_the_restored_log_does_not_have_is_not_taken_for_done(
+    filled: Evlog, here: Path
+) -> None:
+    assert filled("backup", "copy").code == 0
+    filled("append", "order-1", "Paid")
+    filled("tail", "--name", "all")
+    shutil.copytree(here / ".evlog" / "subscriptions", here / "copy" / "subscriptions", dirs_exist_ok=True)
+    for command in (["list"], ["check", "--max-lag", "9"], ["check", "all", "--max-lag", "9"]):
+        result = filled("--store", "copy", "subscriptions", *command)
+        assert (result.code, "subscription 'all' is at an event (position 7)" in result.err) == (4, True)
+    assert filled("--store", "copy", "subscriptions", "show", "all").code == 4
+    assert filled("--store", "copy", "subscriptions", "wait", "all").code == 4
+    assert filled("--store", "copy", "subscriptions", "reset", "all", "--to", "6").line["position"] == 6
+    assert filled("--store", "copy", "subscriptions", "check", "--max-lag", "0").code == 0
 
 
 def test_the_filter_is_remembered_with_the_name(filled: Evlog) -> None:

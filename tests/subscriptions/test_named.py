@@ -267,8 +267,15 @@ def test_a_checkpoint_beyond_the_end_of_the_log_is_not_silently_waited_out(
         files.release()
         with pytest.raises(SubscriptionAhead, match="position 10"):
             older.subscribe("mail")
+        with pytest.raises(SubscriptionAhead, match="position 10"):
+            older.subscription("mail")
+        [info] = older.subscriptions()
+        assert (info.position, info.lag_events, "position 10" in str(info.damage)) == (10, 0, True)
+        fill(older, 8)  # now the log is longer than the checkpoint, with another event there
+        assert older.subscriptions()[0].damage is not None
         older.reset_subscription("mail", 4)
         older.subscribe("mail").close()
+        assert older.subscriptions()[0].damage is None
 
 
 # --- handlers
