@@ -10,7 +10,7 @@ import os
 from bisect import bisect_left, bisect_right
 from zlib import crc32
 
-from evlog.errors import CorruptionError, EvlogError
+from evlog.errors import CorruptionError, EvlogError, SystemCallFailed
 from evlog.files.disk.files import map_file
 from evlog.files.format.hashes import NAME_BITS
 from evlog.files.format.headers import (
@@ -60,12 +60,15 @@ class SortedIndex:
 
     Raises:
         IndexFault: it is missing, not whole, or does not belong to these entries.
+        SystemCallFailed: the system has no descriptor or memory left for it.
     """
 
     def __init__(self, path: str, expected: FileHeader, count: int) -> None:
         try:
             self._file = map_file(path)
             header = decode_file_header(bytes(self._file[:FILE_HEADER_BYTES]))
+        except SystemCallFailed:
+            raise  # the file may be sound
         except (FileNotFoundError, FormatFault, NewerFormat, EvlogError) as error:
             raise IndexFault(f"{path}: {error}") from None
         if header._replace(keys=0, postings=0) != expected or (
@@ -408,6 +411,8 @@ class SealedIndex:
         except IndexFault:
             self._drop(kind)
             return None
+        except SystemCallFailed:
+            return None  # not a fault: rebuilt, it could not be opened either; the next look-up tries again
         self._files[kind] = index
         return index
 

@@ -115,9 +115,9 @@ class IndexBuilder:
         for parts in (self._unindexed, self._log.faulty):
             if parts is self._log.faulty and self._are_left_to_others():
                 return
-            while parts:
+            for _ in range(len(parts)):  # each once: a file that cannot be used is reported again at once
                 try:
-                    part = parts.pop()
+                    part = parts.pop(0)
                 except IndexError:  # another thread took it
                     break
                 if part is self._to_build and self._builds_beside(part):

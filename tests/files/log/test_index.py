@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import struct
 from array import array
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evlog.files.disk.opening import error_for
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
@@ -419,6 +421,25 @@ def test_sealed_index_answers_without_a_file_that_is_not_sound(
     index.forget(kind)
     assert index.missing() == []
     check(index, rows)
+
+
+def test_a_file_that_the_system_does_not_open_now_is_not_rebuilt(
+    sealed: tuple[SealedIndex, list[Row], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rows, directory = sealed
+    faults: list[None] = []
+    index = SealedIndex(
+        str(directory / "segment"), HEADER, len(rows), lambda: entries_of(rows), lambda: faults.append(None)
+    )
+
+    def refuse(path: str) -> memoryview:
+        raise error_for(OSError(errno.EMFILE, "Too many open files"), path)
+
+    with monkeypatch.context() as no_descriptor_left:
+        no_descriptor_left.setattr("evlog.files.log.index.map_file", refuse)
+        check(index, rows)
+    assert all(index.maybe_sorted(kind) is not None for kind in KINDS)
+    assert not faults
 
 
 def test_entry_is_48_bytes() -> None:

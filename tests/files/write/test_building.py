@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from evlog import EventStore
+from evlog.errors import UnsafeFile
+from evlog.files.disk.files import Disk
 from evlog.files.disk.processes import CallBeside
 from evlog.files.log.log import Log
+from evlog.files.log.parts import SealedPart
 from evlog.files.write.building import IndexBuilder, build_beside, extend_beside
+from evlog.files.write.derived import build_indexes
 from tests.support.contention import wait_until
 from tests.support.helpers import engine_of, new, number_id, segment_files, small_store, writer_of
 
@@ -277,6 +281,29 @@ def test_without_a_helper_the_writer_extends_the_filter(
     append(store, 100)
     assert builder_of(store)._building is None
     assert filter_is_whole(store)
+
+
+def test_an_append_builds_files_that_cannot_be_used_once(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that is unusable again as soon as it is built must not be built in an endless loop."""
+    built: list[object] = []
+
+    def refuse(path: str) -> memoryview:
+        raise UnsafeFile(path, "it is a device")
+
+    def build(part: SealedPart, disk: Disk) -> bool:
+        built.append(part)
+        assert len(built) < 9, "the append does not end"
+        return build_indexes(part, disk)
+
+    with small_store(memory_path / "store") as store:
+        monkeypatch.setattr("evlog.files.log.index.map_file", refuse)
+        monkeypatch.setattr("evlog.files.write.building.build_indexes", build)
+        for number in range(9):
+            append(store, number)
+        assert store.verify(quick=True).ok
+    assert built
 
 
 def test_a_closed_store_is_left_alone(store: EventStore) -> None:
