@@ -119,7 +119,12 @@ def expect(outcome: Outcome, least: int) -> None:
     assert len(outcome.digests) >= least
 
 
+def step_of(stride: int) -> int:
+    """The stride, or what EVLOG_TEST_STRIDE says: 1 tries everything."""
+    return int(os.environ.get("EVLOG_TEST_STRIDE", stride))
+
+
 def shares(recording: Recording, stride: int = 2) -> list[range]:
     """Every stride-th moment of a recording, dealt to the workers. EVLOG_TEST_STRIDE=1 takes all of them."""
-    step = int(os.environ.get("EVLOG_TEST_STRIDE", stride))
+    step = step_of(stride)
     return [range(step * first, len(recording.ops) + 1, step * WORKERS) for first in range(WORKERS)]

@@ -19,7 +19,7 @@ from tests.crash.check import open_store
 from tests.crash.history import Knowledge, event
 from tests.crash.steps import crashes, record_steps
 
-STRIDE: Final = int(os.environ.get("EVLOG_TEST_STRIDE", "11"))
+STRIDE: Final = explore.step_of(11)
 
 Step = Callable[[EventStore], object]
 View = tuple[object, ...]
