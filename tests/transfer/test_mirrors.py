@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -248,6 +249,41 @@ def test_a_full_disk_leaves_a_mirror_that_is_continued(source: EventStore, memor
         if disk.left > 0:
             break
     assert number > 8
+
+
+class BesideDisk(Disk):
+    """Has a call made after each write."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call
+
+    def write_at(self, file: WriteFile, data: bytes, offset: int) -> None:
+        super().write_at(file, data, offset)
+        self.call()
+
+
+@pytest.mark.parametrize("kept", ["nothing", "some"])
+def test_a_compaction_meanwhile_removes_nothing_of_a_mirror(
+    source: EventStore, memory_path: Path, kept: str
+) -> None:
+    path = memory_path / "copy"
+    source.append("a", [new(number) for number in range(20)])
+    if kept == "some":
+        source.set_retention("a", max_count=3)
+    else:
+        source.delete_stream("a")
+    source.compact()
+
+    def tidy() -> None:
+        with contextlib.suppress(evlog.EvlogError), evlog.open(path, lock_timeout=0) as other:
+            other.compact()
+
+    small_store(path).close()
+    with small_store(path, disk=BesideDisk(tidy)) as copy:
+        evlog.mirror(source, copy)
+    with small_store(path) as copy:
+        assert copy.verify().ok
+        assert everything(copy) == everything(source)
 
 
 def test_a_mirror_that_always_has_events_to_copy_copies_subscriptions(

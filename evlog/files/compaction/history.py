@@ -191,18 +191,23 @@ def _rewrite(log: Log, disk: Disk, plan: SegmentPlan) -> SegmentInfo:
 
 
 def _add_segment(log: Log, writer: Writer, disk: Disk, piece: HistoryPiece) -> None:
-    def seal(tail: LogTail, _planner: Planner) -> int:
+    # All of it under the writers' lock: a compaction or repair would remove files that no manifest names yet.
+    # A mirror has no other writers that wait.
+    def add(tail: LogTail, _planner: Planner) -> SegmentInfo:
         _check_locked(log, piece)
         tail.seal_locked()  # the new segment comes in the place of an empty one
-        return log.sealed[-1].info.last_time_us if log.sealed else 0
-
-    def name(tail: LogTail, _planner: Planner) -> SegmentInfo:
-        _check_locked(log, piece)
+        info = _write_segment(log, disk, piece, log.sealed[-1].info.last_time_us if log.sealed else 0)
         empty = log.active.info
         tail.add_sealed_locked(info)
         return empty
 
-    last_time_us = writer.exclusively(seal)
+    empty = writer.exclusively(add)
+    remove_unnamed(log.store, log.manifest, [empty], disk)
+    writer.make_durable(None)  # the manifest is
+
+
+def _write_segment(log: Log, disk: Disk, piece: HistoryPiece, last_time_us: int) -> SegmentInfo:
+    """Write the files of a segment that holds the piece, synced; no manifest names them yet."""
     events = piece.events
     info = SegmentInfo(
         piece.after + 1,
@@ -221,9 +226,7 @@ def _add_segment(log: Log, writer: Writer, disk: Disk, piece: HistoryPiece) -> N
     except (EvlogError, KeyboardInterrupt):
         output.remove_files(disk)  # the disk may be full, and the files take space
         raise
-    empty = writer.exclusively(name)
-    remove_unnamed(log.store, log.manifest, [empty], disk)
-    writer.make_durable(None)  # the manifest is
+    return info
 
 
 def _write_events(output: OutputSegment, piece: HistoryPiece, disk: Disk) -> SegmentInfo:
