@@ -32,7 +32,7 @@ from evlog.files.format.marks import ACKNOWLEDGED_MAGIC, DURABLE_MAGIC, MARKS_BY
 from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import read_manifest
-from evlog.files.log.parts import OpenParts, SealedPart
+from evlog.files.log.parts import OpenParts, SealedPart, SegmentMoved
 from evlog.files.log.segment import Segment
 from evlog.files.write.derived import is_running, replace_derived, temporary_of
 from evlog.files.write.recovery import recover_locked, write_mark
@@ -199,8 +199,12 @@ def _rebuild_derived(store: str, manifest: Manifest, info: SegmentInfo, lock: Fi
         return
     part = SealedPart(store, manifest.store_id_bytes, info, OpenParts())
     files = {f"{task.path}.offsets": encode_file_header(task.header._replace(kind=KIND_OFFSETS)) + entries}
-    files |= part.index.files(entries)
-    part.close()
+    try:
+        files |= part.index.files(entries)
+    except SegmentMoved:  # a compaction has replaced it
+        return
+    finally:
+        part.close()
     with lock:
         if info in read_manifest(store).segments:
             for path, content in files.items():

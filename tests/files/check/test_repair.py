@@ -18,7 +18,7 @@ from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.sorted_index import page_crcs
 from tests.support.forge import DATA, forge, read_frames
-from tests.support.helpers import facts, fill, frames_of, segment_files, small_store
+from tests.support.helpers import facts, fill, frames_of, new, segment_files, small_store
 
 DERIVED = ("offsets", "streams", "types", "ids")
 
@@ -368,20 +368,23 @@ def test_salvage_and_repair_follow_no_link_out_of_the_store(filled: EventStore, 
     assert sorted(path.read_text() for path in outside.iterdir()) == ["kept", "secret"]
 
 
+@pytest.mark.parametrize("tags", [[], ["t"]])
 def test_a_segment_that_a_compaction_replaced_meanwhile_gets_no_files(
-    filled: EventStore, monkeypatch: pytest.MonkeyPatch
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, tags: list[str]
 ) -> None:
-    segment_files(filled, "types")[0].unlink()
+    for number in range(20):
+        store.append("s-0", [new(number, tags=tags)])
+    segment_files(store, "types")[0].unlink()
     sound_entries = repair._sound_entries
 
     def compact_meanwhile(task: SegmentTask) -> bytes | None:
         entries = sound_entries(task)
-        with evlog.open(filled.path) as other:
+        with evlog.open(store.path) as other:
             other.set_retention("s-0", max_count=1)
             other.compact(force=True)
         return entries
 
     monkeypatch.setattr(repair, "_sound_entries", compact_meanwhile)
-    done = repair_store(filled.path)
+    done = repair_store(store.path)
     assert done.report.findings == ()
-    assert not list(Path(filled.path, "segments").glob("00000000000000000001.0.*"))
+    assert not list(Path(store.path, "segments").glob("00000000000000000001.0.*"))
