@@ -240,8 +240,9 @@ class IdenticalTarget(Target):
             is_done = removals == self.destination.removals()
         except Unsupported:  # a topic of many partitions keeps what it was given
             is_done = True
+        removed = 0 if is_done else self._remove(to)
         self._done_removals = removals
-        return 0 if is_done else self._remove(to)
+        return removed
 
     def _remove(self, to: int) -> int:
         """Remove what the source has removed up to a position since it was copied; return how many events."""

@@ -18,7 +18,10 @@ import pytest
 import evlog
 from evlog import EventStore, NewEvent, salvage_store
 from evlog.engine import Capabilities
+from evlog.files.compaction import compact
+from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, WriteFile
+from evlog.files.format import paths
 from evlog.model.appends import AppendRequest, BatchResult
 from evlog.model.history import Standing
 from evlog.testing.mirroring import everything
@@ -283,6 +286,50 @@ def test_a_compaction_meanwhile_removes_nothing_of_a_mirror(
         evlog.mirror(source, copy)
     with small_store(path) as copy:
         assert copy.verify().ok
+        assert everything(copy) == everything(source)
+
+
+def test_a_run_that_failed_to_remove_removes_when_it_copies_again(
+    source: EventStore, destination: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.append("a", [new(number) for number in range(9)])
+    evlog.mirror(source, destination)
+    source.set_retention("a", max_count=1)
+
+    def fail(*_: object) -> None:
+        raise evlog.StoreFull("x", "y")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compact, "append_finished", fail)  # the source's compaction has no end
+        with pytest.raises(evlog.StoreFull):
+            source.compact()
+    with evlog.Mirror(source, destination) as mirror:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(destination.engine), "remove_history", fail)
+            with pytest.raises(evlog.StoreFull):
+                mirror.copy()
+        mirror.copy()
+    assert everything(destination) == everything(source)
+
+
+def test_a_mirror_waits_while_it_is_compacted_or_verified(
+    source: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_store(memory_path / "copy", lock_timeout=None) as copy:
+        source.append("a", [new(number) for number in range(9)])
+        evlog.mirror(source, copy)
+        source.set_retention("a", max_count=1)
+        source.compact()
+        compacting = FileLock(paths.compaction_path(copy.path), 0.0)
+        compacting.acquire()
+        block = FileLock._block
+
+        def end(lock: FileLock, file: WriteFile) -> None:
+            compacting.release()
+            block(lock, file)
+
+        monkeypatch.setattr(FileLock, "_block", end)
+        assert evlog.mirror(source, copy).removed == 8
         assert everything(copy) == everything(source)
 
 

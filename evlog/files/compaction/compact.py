@@ -159,9 +159,9 @@ def compact(
         lock.close()
 
 
-def acquire_lock(store: str, disk: Disk) -> FileLock:
+def acquire_lock(store: str, disk: Disk, timeout_seconds: float | None = _ASKING_SECONDS) -> FileLock:
     """Return the lock of compactions, acquired. Raises CompactionRunning."""
-    lock = FileLock(paths.compaction_path(store), _ASKING_SECONDS, disk, readable=False)
+    lock = FileLock(paths.compaction_path(store), timeout_seconds, disk, readable=False)
     try:
         lock.acquire()
     except LockTimeout:

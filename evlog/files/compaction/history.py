@@ -121,7 +121,7 @@ def remove_history(
 
     Raises:
         MirrorConflict: the store is not a mirror of the source.
-        CompactionRunning: another process compacts, or compresses, the store.
+        CompactionRunning: another process compacts or verifies the store for longer than the timeout.
         LockTimeout, StoreFull, StoreIOError: the rest is left to the next call.
     """
     positions = sorted(each.position for each in removed)
@@ -134,7 +134,8 @@ def remove_history(
             tail.seal_locked()
 
     lock = FileLock(paths.lock_path(log.store), lock_timeout_seconds, disk, readable=False)
-    compacting = acquire_lock(log.store, disk)
+    # A mirror that follows must not end because it is verified or compressed meanwhile.
+    compacting = acquire_lock(log.store, disk, lock_timeout_seconds)
     try:
         clear_leftovers(log, lock, disk)
         writer.exclusively(seal)
