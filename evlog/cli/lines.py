@@ -342,7 +342,7 @@ class _Appender:
             return
         if not self._given.atomic:
             self._flush()
-        hint = _hint(line) if isinstance(error, InvalidLine) and not self._given.text else None
+        hint = _hint(line, is_text=self._given.text) if isinstance(error, InvalidLine) else None
         if hint is None and self._given.atomic:
             hint = "correct the line"
         raise BadLine(number, reason, self.appended, hint) from None
@@ -419,8 +419,14 @@ class _Appender:
             self._acknowledge(result, numbers)
 
 
-def _hint(line: bytes) -> str | None:
+def _hint(line: bytes, *, is_text: bool) -> str | None:
     """Return advice about a line that is not an event because all of the input has another shape."""
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return "convert the input, for example with `iconv -f latin1 -t utf-8`"
+    if is_text:
+        return None
     begin = line.strip()
     if begin.startswith(b"["):
         return "evlog takes one JSON object a line; `jq -c '.[]'` makes lines of an array"

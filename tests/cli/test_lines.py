@@ -376,8 +376,18 @@ def test_lines_of_text_become_events_of_text(evlog: Evlog) -> None:
 def test_text_that_is_not_utf_8_is_a_bad_line(evlog: Evlog) -> None:
     result = evlog("append", "--lines", "--text", "log", "Line", stdin=b"a\n\xff\n")
     assert result.code == 2
-    assert "line 2 is not UTF-8; 1 event before it was appended: correct the line" in result.err
+    assert "line 2 is not UTF-8; 1 event before it was appended: convert the input" in result.err
     assert evlog("append", "--lines", "--text", "log", "Line", "--skip-bad", stdin=b"a\n\xff\n").code == 0
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"name":"J\xfcrgen"}', "J\xfcrgen".encode("latin1"), '{"a":1}'.encode("utf-16")]
+)
+def test_input_of_another_encoding_is_to_be_converted(evlog: Evlog, line: bytes) -> None:
+    for arguments in ([], ["--text"]):
+        result = evlog("append", "--lines", *arguments, "log", "Line", stdin=line)
+        assert (result.code, "`iconv -f latin1 -t utf-8`" in result.err) == (2, True)
+        assert "--text" not in result.err
 
 
 @pytest.mark.parametrize("arguments", [[], ["log"], ["log", "Line", "--data-field", "a"]])
