@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from types import ModuleType
 from typing import Any, Final
 
 import msgspec
@@ -35,7 +36,9 @@ class Fold:
             that it is given.
         initial: the state before the first event: a value, of which each fold gets a copy, or a function
             without arguments, such as a class.
-        name: under which snapshots know it; left out, the function's own.
+        name: under which snapshots know it; left out, the function's own. One that has none, or depends on
+            more than its code (a lambda, a partial, an object, its method, a closure), needs a name for
+            snapshots: another one for each meaning.
         version: a number or text, to be changed with the function's meaning: snapshots are then rebuilt.
         kind: the type of the state, if JSON alone does not give it back as it was.
     """
@@ -52,7 +55,7 @@ class Fold:
         check_functions("apply", apply=apply)
         check_texts(name=name)
         self.apply = apply
-        self.name = name or f"{getattr(apply, '__module__', '')}.{getattr(apply, '__qualname__', '')}"
+        self.name = name or _name_of(apply)
         self.version = version
         self._initial = initial
         self._kind = kind
@@ -114,8 +117,21 @@ class Fold:
 
     def check_named(self) -> None:
         """Raise InvalidArgument if snapshots could not tell the fold from another one."""
-        if "<lambda>" in self.name or self.name.strip(".") == "":
-            raise InvalidArgument("a snapshot needs to know its fold; give Fold(…, name=…)")
+        if not self.name:
+            raise InvalidArgument(
+                "a snapshot needs to know its fold, and this one could be taken for another",
+                "give Fold(…, name=…), with another name for each meaning",
+            )
+
+
+def _name_of(apply: Apply) -> str:
+    """Return a function's own name; nothing if another fold with another meaning may have the same one."""
+    name = getattr(apply, "__qualname__", "<lambda>")
+    owner = getattr(apply, "__self__", None)
+    is_method = not (owner is None or isinstance(owner, type | ModuleType))
+    if "<lambda>" in name or is_method or getattr(apply, "__closure__", None):
+        return ""
+    return f"{apply.__module__}.{name}"
 
 
 def _make(kind: Any, value: Any) -> Any:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import evlog
 from evlog import Event, EventStore, Fold, NewEvent
-from evlog.errors import StoreAccessDenied
+from evlog.errors import InvalidArgument, StoreAccessDenied
 from evlog.files.disk.files import Disk, ReadFile
 from evlog.files.engine import DirectoryEngine
 from tests.support.helpers import small_store
@@ -42,6 +44,53 @@ def path(memory_path: Path) -> Path:
         for stream in ("s", None):
             assert store.state(stream, Counted(), snapshot="t").value == 55
     return path
+
+
+class Times:
+    """Folds that differ, though they have the same code."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, state: int, event: Event) -> int:
+        return state + self.factor * int(event.data)
+
+    def add(self, state: int, event: Event) -> int:
+        return self(state, event)
+
+
+def times(state: int, event: Event, *, factor: int) -> int:
+    return Times(factor)(state, event)
+
+
+def closure(factor: int) -> Callable[[int, Event], int]:
+    def add(state: int, event: Event) -> int:
+        return Times(factor)(state, event)
+
+    return add
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Times,
+        lambda factor: Times(factor).add,
+        lambda factor: partial(times, factor=factor),
+        closure,
+        lambda factor: lambda state, event: state + factor * int(event.data),
+    ],
+)
+def test_a_fold_that_could_be_taken_for_another_needs_a_name(
+    path: Path, make: Callable[[int], Callable[[int, Event], int]]
+) -> None:
+    with evlog.open(path) as store:
+        assert store.state("s", make(2), 0).value == 110
+        with pytest.raises(InvalidArgument, match="needs to know its fold"):
+            store.state("s", make(2), 0, snapshot="t")
+        for factor in (2, 3):
+            fold = Fold(make(factor), 0, name=f"times {factor}")
+            assert store.state("s", fold, snapshot="t").value == 55 * factor
+        assert store.state("s", total, 0, snapshot="t").value == 55
 
 
 def files(path: Path) -> list[Path]:
