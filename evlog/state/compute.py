@@ -150,6 +150,7 @@ def compute(
             content = Content(
                 fold=fold.name,
                 fold_version=fold.version,
+                initial_crc=fold.initial_crc(),
                 selection=selection.as_object(),
                 position=state.position,
                 event_id=last.id_bytes.hex(),
@@ -215,7 +216,8 @@ def _is_usable(
 ) -> bool:
     """Return whether a snapshot is what all events up to its position would give."""
     until_us = selection.filter.until_us
-    if (base.fold, base.fold_version) != (fold.name, fold.version) or base.selection != selection.as_object():
+    known = base.fold, base.fold_version, base.initial_crc, base.selection
+    if known != (fold.name, fold.version, fold.initial_crc(), selection.as_object()):
         return False
     reached = base.version if selection.stream is not None else base.position
     if (end is not None and reached > end) or (until_us is not None and base.time_us >= until_us):

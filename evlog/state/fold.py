@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from types import ModuleType
 from typing import Any, Final
+from zlib import crc32
 
 import msgspec
 
@@ -63,6 +64,11 @@ class Fold:
     def start(self) -> Any:
         """Return the state before the first event."""
         return self._initial() if callable(self._initial) else deepcopy(self._initial)
+
+    def initial_crc(self) -> int:
+        """Return a CRC of the state before the first event; 0 if that is None, or made by a function."""
+        initial = self._initial
+        return 0 if initial is None or callable(initial) else crc32(self.encode(initial))
 
     def run(self, state: Any, events: Iterable[Event]) -> tuple[Any, int, Event | None]:
         """Return the state after the events, how many there were, and the last one."""

@@ -1,7 +1,8 @@
 """What a snapshot holds, and when it can be used.
 
 1. A snapshot gives exactly the state that folding all events gives. Deleting it costs only time.
-2. It names its fold, its fold's version and its selection of events. With others it is rebuilt.
+2. It names its fold, the fold's version and initial value, and its selection of events. With others it is
+   rebuilt.
 3. It names the event at its position. If the store does not have that event there (an older backup was
    restored), it is rebuilt.
 4. A snapshot of a stream names the first event that was folded. If retention or a deletion hides that event,
@@ -51,6 +52,8 @@ class Content(msgspec.Struct):
     time_us: int = 0
     """Of the last event folded."""
     saved_us: int = 0
+    initial_crc: int = 0
+    """Of the state before the first event, where that is given as a value."""
 
 
 class _Head(msgspec.Struct):

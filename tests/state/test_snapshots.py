@@ -93,6 +93,12 @@ def test_a_fold_that_could_be_taken_for_another_needs_a_name(
         assert store.state("s", total, 0, snapshot="t").value == 55
 
 
+def test_another_initial_value_is_another_state(path: Path) -> None:
+    with evlog.open(path) as store:
+        for initial in (0, 1000, 0):
+            assert store.state("s", total, initial, snapshot="t").value == 55 + initial
+
+
 def files(path: Path) -> list[Path]:
     return sorted(file for file in (path / "snapshots").iterdir() if file.name != "lock")
 
