@@ -16,7 +16,6 @@ from evlog.errors import (
     ConditionFailed,
     IdConflict,
     InvalidArgument,
-    InvalidEvent,
     StreamTombstoned,
     WrongExpectedVersion,
 )
@@ -232,7 +231,9 @@ def _find_twins(pending: PendingAppend, known: Container[int]) -> dict[int, int]
         if id is None or at in known or (twin := first.setdefault(id, at)) == at:
             continue
         if not pending.skip_known:
-            raise InvalidEvent("id", f"{id_text(id)} is in one append twice; give each event its own id")
+            from evlog.model.links import given_twice
+
+            raise given_twice(id_text(id), events[at][4])
         other = events[twin]
         if (streams[twin], other[0], other[2], other[3]) != (streams[at], type, code, data):
             raise IdConflict(id_text(id), streams[at], 0, "is in one append twice, with different content")

@@ -12,7 +12,7 @@ Each is a text.
 
 from __future__ import annotations
 
-from evlog.errors import InvalidEvent
+from evlog.errors import InvalidEvent, shorten
 from evlog.model.json_text import decode_json, encode_json
 
 TYPE_CHECKING = False
@@ -60,6 +60,17 @@ def key_of(metadata: bytes | None) -> str | None:
     """Return the idempotency key in an event's metadata."""
     key = _fields_of(metadata).get(KEY)
     return key if isinstance(key, str) else None
+
+
+def given_twice(id: str, metadata: bytes | None) -> InvalidEvent:
+    """Return the error for the second event in one append that has an id; it names the key of the id."""
+    key = key_of(metadata)
+    if key is None:
+        return InvalidEvent("id", f"{id} is in one append twice; give each event its own id")
+    return InvalidEvent(
+        "idempotency key",
+        f"{shorten(key)} (event id {id}) is in one append twice; give each event its own key",
+    )
 
 
 def _fields_of(metadata: dict[str, Any] | bytes | None) -> dict[str, Any]:

@@ -150,6 +150,8 @@ class AppendTests(EngineTests):
     def test_an_id_given_twice_in_one_append_is_refused(self, store: EventStore) -> None:
         with pytest.raises(evlog.InvalidArgument):
             store.append("a", [new(0, id=UUID(int=1)), new(1, id=UUID(int=1))])
+        with pytest.raises(evlog.InvalidEvent, match="idempotency key 'k'"):
+            store.append("a", [new(0, idempotency_key="k"), new(1), new(0, idempotency_key="k")])
         assert store.head == 0
 
     def test_several_streams_are_appended_all_or_not_at_all(self, store: EventStore) -> None:

@@ -175,6 +175,8 @@ def test_all_or_nothing_is_a_duplicate_as_a_whole_or_a_conflict(evlog: Evlog) ->
     assert evlog(*arguments, stdin=two).line["appended"] == 2
     assert evlog(*arguments, stdin=two).line["duplicates"] == 2
     assert evlog(*arguments, stdin=two + b'{"k":3}\n').code == 7
+    twice = evlog(*arguments, stdin=b'{"k":4}\n{"k":5}\n{"k":4}\n')
+    assert (twice.code, "idempotency key '4'" in twice.err) == (2, True)
     assert len(evlog("read").lines) == 2
 
 

@@ -32,7 +32,6 @@ from evlog.errors import (
     ConditionFailed,
     IdConflict,
     InvalidArgument,
-    InvalidEvent,
     StoreUnreachable,
     StreamTombstoned,
     WrongExpectedVersion,
@@ -41,6 +40,7 @@ from evlog.errors import (
 from evlog.model.appends import NO_STREAM, BatchResult, Expectation, SchemasChanged
 from evlog.model.events import CONTENT_TYPES, JSON_CODE, check_stream_name, id_text, make_ids
 from evlog.model.history import Standing, refusal
+from evlog.model.links import given_twice
 from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
@@ -381,10 +381,10 @@ def _twins(
         if before == at:
             continue
         if not skip_known:
-            raise InvalidEvent("id", f"{id_text(id)} is given twice in one append; give each event its own")
+            raise given_twice(id_text(id), events[at][4])
         one, other = events[before], events[at]
         if (streams[before], one[0], one[2], one[3]) != (streams[at], other[0], other[2], other[3]):
-            reason = "is given twice in one append with different content"
+            reason = "is in one append twice, with different content"
             raise IdConflict(id_text(id), streams[at], 0, reason)
         twins[at] = before
     return twins

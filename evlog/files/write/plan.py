@@ -447,7 +447,9 @@ def _find_twins(append: Append, ids: Sequence[bytes], known: Known) -> None:
         if twin == at or at in known:
             continue
         if not append.skip_known:
-            raise InvalidEvent("id", f"{id_text(id)} is in one append twice; give each event its own id")
+            from evlog.model.links import given_twice
+
+            raise given_twice(id_text(id), events[at][4])
         if (streams[twin], *_content(events[twin])) != (streams[at], *_content(events[at])):
             reason = "is in one append twice, with different content"
             raise IdConflict(id_text(id), streams[at], 0, reason)
