@@ -1,12 +1,12 @@
 """The file `durable`: how far the active log is written and synced, and whether a sync of it failed.
 
-It holds four marks of 40 bytes, each zeros where nothing is known. It is never synced: a missing, damaged or
+It holds four marks of 52 bytes, each zeros where nothing is known. It is never synced: a missing, damaged or
 old mark is safe, because it only understates what is acknowledged and synced.
 
      0  written       the manifest, and how far its active log is written or being written
-    40  acknowledged  how far writers with sync="none" have acknowledged it
-    80  durable       how far it is synced
-   120  suspect       a write or sync failed here: read the tail back from the device
+    52  acknowledged  how far writers with sync="none" have acknowledged it
+   104  durable       how far it is synced
+   156  suspect       a write or sync failed here: read the tail back from the device
 
 A mark:
 
@@ -18,8 +18,9 @@ offset  size  field
     16     4  CRC of their .offsets entries  (written; else 0)
     20     8  time of the last of them, µs   (written; else 0)
     28     4  the CRC in the manifest      (written; else 0)
-    32     4  zero
-    36     4  CRC of bytes 0..35
+    32    16  no event up to there, also no removed one, has an id above this one: a batch of ids
+              above it needs no look-up      (written; else, and where it is not known: bytes ff)
+    48     4  CRC of bytes 0..47
 
 The written mark comes first: a writer leaves it before it writes the frame, and removes it before it replaces
 the manifest. So a reader that has taken in all that the mark names need not look at anything else until the
@@ -37,23 +38,25 @@ if TYPE_CHECKING:
     from typing import Final
 
 _U32: Final = Struct("<I")
-MARK_BYTES: Final = 40
+MARK_BYTES: Final = 52
 MARKS_BYTES: Final = 4 * MARK_BYTES
 WRITTEN_MAGIC: Final = b"evWR"
 ACKNOWLEDGED_MAGIC: Final = b"evAK"
 DURABLE_MAGIC: Final = b"evDU"
 SUSPECT_MAGIC: Final = b"evSU"
-MARK_AT: Final = {WRITTEN_MAGIC: 0, ACKNOWLEDGED_MAGIC: 40, DURABLE_MAGIC: 80, SUSPECT_MAGIC: 120}
+MARK_AT: Final = {WRITTEN_MAGIC: 0, ACKNOWLEDGED_MAGIC: 52, DURABLE_MAGIC: 104, SUSPECT_MAGIC: 156}
 NO_MARK: Final = bytes(MARK_BYTES)
-_MARK: Final = Struct("<4sIIIIQI4xI")
-_MARK_FIELDS: Final = Struct("<4sIIIIQI4x")
+_MARK: Final = Struct("<4sIIIIQI16sI")
+_MARK_FIELDS: Final = Struct("<4sIIIIQI16s")
+LOWEST_ID: Final = bytes(16)
+UNBOUNDED: Final = b"\xff" * 16  # no id is above it, so all are looked up
 MARK_PLACE: Final = Struct("<4sII")  # magic, tag and offset, for a reader that need not check the CRC
 
 
 class Mark:
     """How far a log is written or synced; only a mark of what is written has the fields after `offset`."""
 
-    __slots__ = ("events", "index_crc", "manifest_crc", "offset", "tag", "time_us")
+    __slots__ = ("events", "highest_id", "index_crc", "manifest_crc", "offset", "tag", "time_us")
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Mark:
         index_crc: int = 0,
         time_us: int = 0,
         manifest_crc: int = 0,
+        highest_id: bytes = UNBOUNDED,
     ) -> None:
         self.tag = tag
         self.offset = offset
@@ -70,6 +74,7 @@ class Mark:
         self.index_crc = index_crc
         self.time_us = time_us
         self.manifest_crc = manifest_crc
+        self.highest_id = highest_id
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mark) and encode_mark(b"", self) == encode_mark(b"", other)
@@ -97,9 +102,16 @@ class Marks:
 
 
 def encode_mark(magic: bytes, mark: Mark) -> bytes:
-    """Return the 40 bytes of a mark."""
+    """Return the 52 bytes of a mark."""
     raw = _MARK_FIELDS.pack(
-        magic, mark.tag, mark.offset, mark.events, mark.index_crc, mark.time_us, mark.manifest_crc
+        magic,
+        mark.tag,
+        mark.offset,
+        mark.events,
+        mark.index_crc,
+        mark.time_us,
+        mark.manifest_crc,
+        mark.highest_id,
     )
     return raw + _U32.pack(crc32(raw))
 
@@ -108,10 +120,10 @@ def maybe_decode_mark(magic: bytes, raw: bytes) -> Mark | None:
     """Return the mark, or None where there is none or it is damaged."""
     if len(raw) != MARK_BYTES:
         return None
-    found, tag, offset, events, index_crc, time_us, manifest_crc, crc = _MARK.unpack(raw)
+    found, tag, offset, events, index_crc, time_us, manifest_crc, highest_id, crc = _MARK.unpack(raw)
     if found != magic or crc != crc32(raw[:-4]):
         return None
-    return Mark(tag, offset, events, index_crc, time_us, manifest_crc)
+    return Mark(tag, offset, events, index_crc, time_us, manifest_crc, highest_id)
 
 
 def decode_marks(raw: bytes, tag: int) -> Marks:

@@ -30,8 +30,10 @@ from evlog.files.format.entries import ENTRY_BYTES, ENTRY_EVENT
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_IDS, KIND_STREAMS
 from evlog.files.format.marks import (
+    LOWEST_ID,
     MARK_BYTES,
     MARKS_BYTES,
+    UNBOUNDED,
     WRITTEN_MAGIC,
     Mark,
     Marks,
@@ -330,15 +332,29 @@ class Log:
         if self._marks_file is not None:
             self._known = self._marks_file, written
 
-    def written_mark(self) -> Mark:
-        """Return the mark that names what is in memory: all that is written, if the caller has the lock."""
-        active = self.active.segment
-        return self.mark_of(active.end, active.count, active.index_crc, self.last_time_us())
+    def written_mark(self, highest_id: bytes | None = None) -> Mark:
+        """Return the mark that names what is in memory: all that is written, if the caller has the lock.
 
-    def mark_of(self, end: int, count: int, index_crc: int, time_us: int) -> Mark:
+        Args:
+            highest_id: as in the mark; None: what `highest_id` returns.
+        """
+        active = self.active.segment
+        bound = self.highest_id() if highest_id is None else highest_id
+        return self.mark_of(active.end, active.count, active.index_crc, self.last_time_us(), bound)
+
+    def mark_of(self, end: int, count: int, index_crc: int, time_us: int, highest_id: bytes) -> Mark:
         """Return the written mark for an end of the active log."""
         state = self._state
-        return Mark(state.active.segment.tag, end, count, index_crc, time_us, state.opened.crc)
+        return Mark(state.active.segment.tag, end, count, index_crc, time_us, state.opened.crc, highest_id)
+
+    def highest_id(self) -> bytes:
+        """Return an id that none in the store is above, UNBOUNDED where no mark names all that is written."""
+        with self.mutex:
+            known = self._known
+        mark = None if known is None else maybe_decode_mark(WRITTEN_MAGIC, known[1])
+        if mark is not None:
+            return mark.highest_id
+        return UNBOUNDED if self.head else LOWEST_ID
 
     def last_time_us(self) -> int:
         """Return the time of the last event; no other may have an earlier one."""

@@ -36,6 +36,7 @@ from evlog.files.format.hashes import (
     maybe_tag_bits,
     tag_bits,
 )
+from evlog.files.format.marks import UNBOUNDED
 from evlog.files.log.read import find_first, may_match_after
 from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged, damaged_schema
 from evlog.model.events import column_of, id_text, make_ids
@@ -132,6 +133,7 @@ class Planner:
         self._type_hashes: dict[str, int] = {}  # by name
         self._streams = _Streams()
         self._planned: Sequence[int] = ()  # the numbers of a plan that is not written yet
+        self.highest_id = UNBOUNDED  # no event of the store has an id above it, also no removed one
 
     def name_streams_locked(self, plan: Plan) -> None:
         """Set the numbers and hashes of the streams in a plan, and forget one that was not written."""
@@ -186,6 +188,8 @@ class Planner:
             return Plan(append, {}, made, hash_ids(made))
         unused = iter(make_ids(missing) if missing else ())
         ids: Sequence[bytes] = [id or next(unused) for id in given] if missing else given  # type: ignore[assignment]
+        if ids[0] > self.highest_id and min(ids) > self.highest_id and len(set(ids)) == len(ids):
+            return Plan(append, {}, ids, hash_ids(ids))
         if len(ids) >= _MANY and not missing:
             retried = self._maybe_find_retried(append, ids)
             if retried is not None:
@@ -340,8 +344,9 @@ class Planner:
         for number, version in zip(names, found, strict=True):
             numbers.versions[number] = version
 
-    def remember_locked(self, plan: Plan) -> None:
-        """Remember the versions that a written plan gave its events."""
+    def remember_locked(self, plan: Plan, highest_id: bytes) -> None:
+        """Remember the versions that a written plan gave its events, and the highest id from now on."""
+        self.highest_id = highest_id
         if plan.numbers is not self._planned:  # of a mirror, with versions of its source
             for number, version in zip(plan.numbers, plan.versions, strict=True):
                 self._streams.versions[number] = version

@@ -14,7 +14,7 @@ from evlog.files.format import paths
 from evlog.files.format.entries import count_tagged
 from evlog.files.format.headers import KIND_LOG, KIND_OFFSETS, encode_file_header
 from evlog.files.format.manifest import SegmentInfo
-from evlog.files.format.marks import WRITTEN_MAGIC
+from evlog.files.format.marks import UNBOUNDED, WRITTEN_MAGIC
 from evlog.files.log.manifest_file import replace_manifest
 from evlog.files.log.marks_file import leave_mark
 
@@ -80,15 +80,22 @@ def add_sealed_locked(log: Log, sealed: SegmentInfo, disk: Disk) -> None:
     fresh = SegmentInfo(sealed.last_position + 1, 0, new_tag())
     create_segment(log.store, manifest.store_id_bytes, fresh, disk)  # syncs the names of both
     segments = (*manifest.segments[:-1], sealed, fresh)
-    replace_manifest_locked(log, manifest._replace(segments=segments), disk)
+    replace_manifest_locked(log, manifest._replace(segments=segments), disk, highest_id=UNBOUNDED)
 
 
-def replace_manifest_locked(log: Log, manifest: Manifest, disk: Disk) -> None:
-    """Replace the manifest, durably, take it in, and leave a mark that names it."""
+def replace_manifest_locked(
+    log: Log, manifest: Manifest, disk: Disk, *, highest_id: bytes | None = None
+) -> None:
+    """Replace the manifest, durably, take it in, and leave a mark that names it.
+
+    Args:
+        highest_id: as in the mark; None: it stays.
+    """
+    highest_id = log.highest_id() if highest_id is None else highest_id
     replace_manifest(log.store, manifest, disk)
     log.look()
     try:
-        leave_mark(log.store, WRITTEN_MAGIC, log.written_mark(), disk)
+        leave_mark(log.store, WRITTEN_MAGIC, log.written_mark(highest_id), disk)
     except StoreFull:
         pass  # without the mark, readers and writers check everything until the next append
 

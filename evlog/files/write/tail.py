@@ -124,6 +124,7 @@ class LogTail:
         if body_bytes > MAX_BODY_BYTES:
             raise AppendTooLarge(body_bytes, MAX_BODY_BYTES)
         self._maybe_roll_locked(FRAME_HEADER_BYTES + body_bytes, len(records))
+        highest_id = max(self._planner.highest_id, max(plan.ids))
         segment = self._log.active.segment
         offset = segment.end
         rows = encode_entries(
@@ -141,7 +142,7 @@ class LogTail:
         )
         frame = encode_frame(header, offset, records)
         count, end = segment.count + len(records), offset + len(frame)
-        mark = self._log.mark_of(end, count, header.index_crc, now_us)
+        mark = self._log.mark_of(end, count, header.index_crc, now_us, highest_id)
         self._unsure = True  # until memory agrees with the disk: an interrupt may come between any two lines
         self._mark_written_locked(mark)
         with self._log.mutex:  # a reading thread must not take the frame in from the disk meanwhile
@@ -152,7 +153,7 @@ class LogTail:
             self._log.active.index.add_ids(plan.distinct_id_hashes, len(records))
         self._seen_count = segment.count
         self._last_time_us = now_us
-        self._planner.remember_locked(plan)
+        self._planner.remember_locked(plan, highest_id)
         self._set_end_locked()
         if not self._sync:
             self._mark_acknowledged_locked(mark)
@@ -347,6 +348,7 @@ class LogTail:
                 return False
             self._account_locked()
             self._last_time_us = mark.time_us
+            self._planner.highest_id = mark.highest_id
             self._set_end_locked()
             self._written = written  # last: what was interrupted is done again
         return active.count == self._seen_count == active.entries_on_disk and file.ends_at(active.end)
@@ -413,7 +415,8 @@ class LogTail:
         self._last_time_us = log.last_time_us()
         self._log_file.is_in_place()
         self._set_end_locked()
-        mark = log.written_mark()
+        self._planner.highest_id = log.highest_id()
+        mark = log.written_mark(self._planner.highest_id)
         self._mark_written_locked(mark)
         with log.mutex:
             log.note_written(self._written)
