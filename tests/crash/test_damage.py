@@ -12,6 +12,7 @@ from evlog.files.format.marks import (
     ACKNOWLEDGED_MAGIC,
     DURABLE_MAGIC,
     MARK_AT,
+    MARK_BYTES,
     SUSPECT_MAGIC,
     WRITTEN_MAGIC,
     Mark,
@@ -309,11 +310,11 @@ def test_every_index_may_be_gone_at_once(root: str) -> None:
 MARKS: dict[str, Damage] = {
     "missing": lambda _: None,
     "empty": lambda _: b"",
-    "zeros": lambda _: bytes(160),
+    "zeros": lambda _: bytes(4 * MARK_BYTES),
     "junk": lambda _: b"\xa5" * 99,
-    "cut": lambda marks: marks[:40],
+    "cut": lambda marks: marks[:MARK_BYTES],
     "written flipped": lambda marks: flip(marks, 9),
-    "durable flipped": lambda marks: flip(marks, 89),
+    "durable flipped": lambda marks: flip(marks, MARK_AT[DURABLE_MAGIC] + 9),
     "durable of another segment": lambda marks: with_mark(marks, DURABLE_MAGIC, Mark(99, 1 << 20)),
     "durable behind": lambda marks: with_mark(marks, DURABLE_MAGIC, Mark(tag_in(marks), 64)),
     "written of another segment": lambda marks: with_mark(marks, WRITTEN_MAGIC, Mark(99, 64)),
@@ -322,16 +323,17 @@ MARKS: dict[str, Damage] = {
     "acknowledged ahead": lambda marks: with_mark(marks, ACKNOWLEDGED_MAGIC, Mark(tag_in(marks), 1 << 20)),
     "suspect": lambda marks: with_mark(marks, SUSPECT_MAGIC, Mark(tag_in(marks), 64)),
     "suspect of another segment": lambda marks: with_mark(marks, SUSPECT_MAGIC, Mark(99, 64)),
-    "suspect flipped": lambda marks: flip(marks, 130),
+    "suspect flipped": lambda marks: flip(marks, MARK_AT[SUSPECT_MAGIC] + 10),
 }
 
 
 def tag_in(marks: bytes) -> int:
-    return int.from_bytes(marks[84:88], "little")
+    at = MARK_AT[DURABLE_MAGIC] + 4
+    return int.from_bytes(marks[at : at + 4], "little")
 
 
 def with_mark(marks: bytes, magic: bytes, mark: Mark) -> bytes:
-    return marks[: MARK_AT[magic]] + encode_mark(magic, mark) + marks[MARK_AT[magic] + 40 :]
+    return marks[: MARK_AT[magic]] + encode_mark(magic, mark) + marks[MARK_AT[magic] + MARK_BYTES :]
 
 
 @pytest.mark.parametrize("damage", MARKS.values(), ids=MARKS.keys())

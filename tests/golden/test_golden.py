@@ -29,7 +29,7 @@ from evlog.files.format.headers import (
     decode_file_header,
 )
 from evlog.files.format.manifest import decode_manifest
-from evlog.files.format.marks import DURABLE_MAGIC, WRITTEN_MAGIC, Mark, maybe_decode_mark
+from evlog.files.format.marks import DURABLE_MAGIC, MARK_BYTES, WRITTEN_MAGIC, Mark, maybe_decode_mark
 from evlog.files.log.index import IndexFault, SortedIndex
 from tests.golden.history import EVENTS, FILES, FIRST_US, STORE, TAGS, write
 from tests.support.helpers import Clock, FixedRandom
@@ -278,18 +278,24 @@ def test_every_cut_is_found(name: str, memory_path: Path) -> None:
 
 
 WRITTEN = Mark(
-    SEGMENT_TAGS[ACTIVE], len(raw(ACTIVE + ".log")), 3, 0x496775AE, FIRST_US + 2_500_000, 0x379B79E6
+    SEGMENT_TAGS[ACTIVE],
+    len(raw(ACTIVE + ".log")),
+    3,
+    0x496775AE,
+    FIRST_US + 2_500_000,
+    0x3355CEF3,
+    bytes.fromhex("018bcfe571c4700098191a1b1c1d1e1f"),
 )
 
 
 @pytest.mark.parametrize(
     ("magic", "at", "mark"),
-    [(WRITTEN_MAGIC, 0, WRITTEN), (DURABLE_MAGIC, 80, Mark(WRITTEN.tag, WRITTEN.offset))],
+    [(WRITTEN_MAGIC, 0, WRITTEN), (DURABLE_MAGIC, 104, Mark(WRITTEN.tag, WRITTEN.offset))],
 )
 def test_every_flipped_bit_of_a_mark_makes_it_unknown(magic: bytes, at: int, mark: Mark) -> None:
-    whole = raw("durable")[at : at + 40]
+    whole = raw("durable")[at : at + MARK_BYTES]
     assert maybe_decode_mark(magic, whole) == mark
-    for bit in range(8 * 40):
+    for bit in range(8 * MARK_BYTES):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         assert maybe_decode_mark(magic, bytes(flipped)) is None

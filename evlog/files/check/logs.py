@@ -31,6 +31,7 @@ from evlog.files.check.task import BEGINNING, LogSummary, SegmentTask, Start, se
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.frames import FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader, decode_frame_header
 from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault, NewerFormat, decode_file_header
+from evlog.files.format.marks import LOWEST_ID
 from evlog.files.log.segment import written_end
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding
@@ -82,6 +83,7 @@ class LogCheck:
         self.first_position = self.first_time_us = self.last_time_us = 0
         self.last_position = info.first_position - 1 if end is None else -1  # -1: not known
         self.missing = Runs()
+        self.highest_id = LOWEST_ID
         self._more_findings = 0
         self._is_part = end is not None
         self._log = task.open_log()
@@ -142,6 +144,7 @@ class LogCheck:
             missing=self.missing.packed(),
             tags=self.tags.packed(),
             digest=self._digests.finish(sound=not (isinstance(self._log, CheckedLog) and self._log.findings)),
+            highest_id=self.highest_id,
         )
 
     # --- frames
@@ -213,7 +216,7 @@ class LogCheck:
         Raises:
             FormatFault: their positions are wrong; nothing of them is counted in.
         """
-        positions, times, rows, digests, metadatas, tags = decoded
+        positions, times, rows, digests, metadatas, tags, highest_id = decoded
         before = positions[0] - 1 if self.last_position < 0 else self.last_position
         if positions != list(range(before + 1, before + 1 + len(positions))):
             gaps = self.info.generation or (self.damages and not self.damages[-1].events)
@@ -250,6 +253,7 @@ class LogCheck:
         self.entries += rows
         self.count += len(positions)
         self.whole_events += len(positions)
+        self.highest_id = max(self.highest_id, highest_id)
         self.end = frames.offsets[-1]
 
     # --- damage

@@ -26,6 +26,7 @@ from evlog.files.format.entries import pack_entries, running_crcs
 from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_VERSION, NOT_RECORDS, array_head
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.format.headers import FormatFault
+from evlog.files.format.marks import LOWEST_ID
 from evlog.model.encoding import check_json
 from evlog.model.events import METADATA_PREFIX, check_readable_name, check_type
 from evlog.model.named import NamedTuple
@@ -69,6 +70,7 @@ class Decoded(NamedTuple):
     digests: list[bytes]
     metadatas: list[bytes | None]
     tags: TagRows
+    highest_id: bytes
 
 
 class _Columns:
@@ -79,6 +81,7 @@ class _Columns:
         self.times: list[int] = []
         self.digests: list[bytes] = []
         self.metadatas: list[bytes | None] = []
+        self.highest_id = LOWEST_ID
         self.versions = array("I")
         self.stream_hashes = array("Q")
         self.id_hashes = array("I")
@@ -155,7 +158,13 @@ class RecordDecoder(local):
             columns.tags,
         )
         return Decoded(
-            columns.positions, columns.times, entries, columns.digests, columns.metadatas, columns.tag_rows
+            columns.positions,
+            columns.times,
+            entries,
+            columns.digests,
+            columns.metadatas,
+            columns.tag_rows,
+            columns.highest_id,
         )
 
     def _add_batch(self, columns: _Columns, content: bytes) -> None:
@@ -172,6 +181,7 @@ class RecordDecoder(local):
         columns.versions.fromlist(list(versions))
         columns.stream_hashes.frombytes(self._stream_hashes.of(streams))
         columns.id_hashes.extend(hash_ids(ids))
+        columns.highest_id = max(columns.highest_id, *ids)
         columns.type_hashes.frombytes(self._type_hashes.of(types))
 
 

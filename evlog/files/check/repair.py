@@ -28,7 +28,14 @@ from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, encode_file_header
 from evlog.files.format.manifest import Manifest, SegmentInfo
-from evlog.files.format.marks import ACKNOWLEDGED_MAGIC, DURABLE_MAGIC, MARKS_BYTES, WRITTEN_MAGIC, Mark
+from evlog.files.format.marks import (
+    ACKNOWLEDGED_MAGIC,
+    DURABLE_MAGIC,
+    MARKS_BYTES,
+    UNBOUNDED,
+    WRITTEN_MAGIC,
+    Mark,
+)
 from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import read_manifest
@@ -136,7 +143,8 @@ def _repair_end_locked(store: str, lock_timeout_seconds: float | None, disk: Dis
             disk.sync(log_file)  # then the mark may say so
             write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, active.end), disk)
             write_mark(marks_file, ACKNOWLEDGED_MAGIC, None, disk)  # names no later offset
-            write_mark(marks_file, WRITTEN_MAGIC, log.written_mark(), disk)
+            mark = log.written_mark(UNBOUNDED)  # what it said of ids may be what is repaired
+            write_mark(marks_file, WRITTEN_MAGIC, mark, disk)
         marks_lock.close()
     except CorruptionError:
         return  # real damage: nothing was changed, and it is reported

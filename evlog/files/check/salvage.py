@@ -48,7 +48,7 @@ from evlog.files.format.headers import (
     encode_file_header,
 )
 from evlog.files.format.manifest import Manifest, SegmentInfo
-from evlog.files.format.marks import WRITTEN_MAGIC, Mark, encode_mark
+from evlog.files.format.marks import UNBOUNDED, WRITTEN_MAGIC, Mark, encode_mark
 from evlog.files.format.paths import SegmentFile
 from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.later import maybe_later_log
@@ -136,7 +136,7 @@ def _copy_store(
         raise StoreBusy(store)  # what was removed by a compaction is not lost
     fresh = SegmentInfo(head + 1, int(renumber), new_tag())
     create_segment(out, manifest.store_id_bytes, fresh, disk)
-    salvaged = manifest._replace(segments=_with_losses([*kept, fresh]))
+    salvaged = manifest._replace(segments=_with_losses([*kept, fresh]), highest_id=UNBOUNDED)
     mark = Mark(fresh.tag, FILE_HEADER_BYTES, time_us=head_time_us, manifest_crc=manifest_crc(salvaged))
     disk.create_file(paths.durable_path(out), encode_mark(WRITTEN_MAGIC, mark))
     disk.create_file(paths.lock_path(out), b"")

@@ -39,6 +39,7 @@ from evlog.files.format.headers import (
     NewerFormat,
     decode_file_header,
 )
+from evlog.files.format.marks import LOWEST_ID
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, WITH_TAGS, sort_ids
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding
@@ -198,6 +199,7 @@ def missing_segment(task: SegmentTask) -> SegmentCheck:
         missing=Runs().packed(),
         tags=NO_TAGS,
         digest=NO_DIGEST,
+        highest_id=LOWEST_ID,
     )
     return SegmentCheck(log, NO_INDEXES)
 
@@ -325,6 +327,7 @@ def maybe_join(task: SegmentTask, parts: Sequence[LogSummary | None]) -> LogSumm
         missing=missing.packed(),
         tags=(b"".join([part.tags[0] for part in own]), b"".join([part.tags[1] for part in own])),
         digest=join_digests([part.digest for part in own]),
+        highest_id=max(part.highest_id for part in own),
     )
     if (first.start, first.crc_before, last.end) != (FILE_HEADER_BYTES, 0, task.size):
         return None

@@ -105,6 +105,8 @@ class LogSummary(NamedTuple):
     tags: tuple[bytes, bytes]
     """the tags of its whole records, as `TagRows` packs them"""
     digest: LogDigest
+    highest_id: bytes
+    """of its whole records"""
 
 
 def sealed_fault(info: SegmentInfo, log: LogSummary) -> str:

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from evlog.engine import Progress
-from evlog.errors import CorruptionError, StoreBusy
+from evlog.errors import CorruptionError, EvlogError, StoreBusy
 from evlog.files.check import findings as kinds
 from evlog.files.check.across import (
     HASHES_AT_ONCE,
@@ -61,6 +61,7 @@ from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.manifest import SegmentInfo
+from evlog.files.format.marks import LOWEST_ID
 from evlog.model.pins import Pin
 from evlog.model.redaction import since
 from evlog.model.reports import Finding, VerifyReport
@@ -128,8 +129,13 @@ def _verify(
     digest = HeadDigest(len(tasks))
     checks, known, across = _check_all(tasks, digest, progress)
     findings = list(seen.findings)
+    highest_id = _highest_id(tasks[:-1], checks[:-1])
+    if highest_id > seen.manifest.highest_id:
+        detail = "its highest id is not the highest: an id above it could be appended twice"
+        findings.append(kinds.damage(kinds.MANIFEST, paths.MANIFEST, None, None, detail))
+    highest_id = max(highest_id, checks[-1].log.highest_id)
     for task, check in zip(tasks, checks, strict=True):
-        findings += _settled_findings(seen, task, check)
+        findings += _settled_findings(seen, task, check, highest_id)
     findings += _check_sequence(tasks, checks)
     findings += across
     head = max(checks[-1].log.last_position, seen.manifest.segments[-1].first_position - 1)
@@ -267,7 +273,9 @@ def _check_sequence(tasks: Sequence[SegmentTask], checks: Sequence[SegmentCheck]
     return findings
 
 
-def _settled_findings(seen: StoreSnapshot, task: SegmentTask, check: SegmentCheck) -> list[Finding]:
+def _settled_findings(
+    seen: StoreSnapshot, task: SegmentTask, check: SegmentCheck, highest_id: bytes
+) -> list[Finding]:
     """Return a segment's findings, without those that a running writer explains."""
     findings = list(check.findings)
     unindexed = task.info.sealed and any(finding.kind == kinds.MISSING for finding in findings)
@@ -281,11 +289,25 @@ def _settled_findings(seen: StoreSnapshot, task: SegmentTask, check: SegmentChec
             findings.append(kinds.damage(kinds.MANIFEST, paths.MANIFEST, None, info.first_position, detail))
         if not seen.idle:  # entries come after their frame
             findings = [finding for finding in findings if finding.kind != kinds.LENGTH]
-        findings += _check_end(seen, task, check)
+        findings += _check_end(seen, task, check, highest_id)
     return findings
 
 
-def _check_end(seen: StoreSnapshot, task: SegmentTask, check: SegmentCheck) -> list[Finding]:
+def _highest_id(tasks: Sequence[SegmentTask], checks: Sequence[SegmentCheck]) -> bytes:
+    """Return the highest id of the events in segments, also of the removed ones; LOWEST_ID without any."""
+    highest = max((check.log.highest_id for check in checks), default=LOWEST_ID)
+    for task in tasks:
+        try:
+            removed = task.open_removed()
+            highest = highest if removed is None else max(highest, *removed.ids())
+        except (FileNotFoundError, EvlogError):
+            pass  # it was replaced meanwhile, or is reported as damaged
+    return highest
+
+
+def _check_end(
+    seen: StoreSnapshot, task: SegmentTask, check: SegmentCheck, highest_id: bytes
+) -> list[Finding]:
     """Check the end of the active log: leftovers of a crash, and acknowledged events that are missing."""
     log, name = check.log, task.log_name
     position = log.last_position + 1
@@ -309,7 +331,8 @@ def _check_end(seen: StoreSnapshot, task: SegmentTask, check: SegmentCheck) -> l
     written = seen.marks.written
     if written is not None and written.offset == log.end and not log.damaged:
         last = (log.entry_count, log.entries_crc)
-        if (written.events, written.index_crc) != last or written.time_us < log.last_time_us:
+        is_less = written.time_us < log.last_time_us or written.highest_id < highest_id
+        if is_less or (written.events, written.index_crc) != last:
             detail = "its mark of how far the log is written is not what the log says"
             findings.append(kinds.note(kinds.MARK, paths.DURABLE, 0, None, detail))
     return findings

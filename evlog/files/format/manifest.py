@@ -5,7 +5,9 @@
     [262145,0,1127362319,…]
     ],"crc32":"8 hex digits"}
 
-A mirror has "mirror_of":"UUID" and a store that has moved "moved_to":"ADDRESS" before "fields".
+A mirror has "mirror_of":"UUID" and a store that has moved "moved_to":"ADDRESS" before "fields". Before these
+is "highest_id":"32 hex digits", if it is known: no event of a sealed segment, also no removed one, has an id
+above it. The written mark (marks.py) says so of all events; it is also here because the mark may be lost.
 
 One line a segment, in position order, its numbers named by `fields`; the last segment is the active one, and
 for every other the line says what must be true of its files (0 where that does not apply). The rule for the
@@ -23,6 +25,7 @@ from evlog.files.format import paths
 from evlog.files.format.frames import MAX_LOG_BYTES
 from evlog.files.format.headers import FORMAT_VERSION, FileHeader, FormatFault, NewerFormat
 from evlog.files.format.lines import check_line, decode_object, sign_line
+from evlog.files.format.marks import UNBOUNDED
 from evlog.files.format.paths import SegmentFile
 from evlog.model.json_text import encode_json
 from evlog.model.named import NamedTuple
@@ -152,6 +155,7 @@ class Manifest(NamedTuple):
     segment_events: int
     segments: tuple[SegmentInfo, ...] | SegmentRows
     standing: Standing = OPEN
+    highest_id: bytes = UNBOUNDED
 
     @property
     def store_id_bytes(self) -> bytes:
@@ -167,7 +171,7 @@ class Manifest(NamedTuple):
 
 
 _HEAD: Final = (
-    '{"format":%d,"store_id":"%s","segment_bytes":%d,"segment_events":%d,%s"fields":["'
+    '{"format":%d,"store_id":"%s","segment_bytes":%d,"segment_events":%d,%s%s"fields":["'
     + '","'.join(SegmentInfo._fields)
     + '"],"segments":['
 )
@@ -194,7 +198,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
 def _encode_head(manifest: Manifest) -> bytes:
     standing = "" if manifest.standing == OPEN else _encode_standing(manifest.standing)
     settings = manifest.segment_bytes, manifest.segment_events
-    return (_HEAD % (FORMAT_VERSION, manifest.store_id, *settings, standing)).encode()
+    highest = "" if manifest.highest_id == UNBOUNDED else f'"highest_id":"{manifest.highest_id.hex()}",'
+    return (_HEAD % (FORMAT_VERSION, manifest.store_id, *settings, highest, standing)).encode()
 
 
 def decode_manifest(raw: bytes, path: str | None = None) -> Manifest:
@@ -220,6 +225,7 @@ def decode_manifest(raw: bytes, path: str | None = None) -> Manifest:
             document["segment_events"],
             rows if path is not None else rows.decode_all(),
             (document.get("mirror_of", ""), document.get("moved_to", "")),
+            bytes.fromhex(document["highest_id"]) if "highest_id" in document else UNBOUNDED,
         )
         validate_manifest(manifest)
         if not rest.endswith(_END) or head != _encode_head(manifest):  # each line is compared, too
@@ -235,6 +241,8 @@ def validate_manifest(manifest: Manifest) -> None:
     """Raise FormatFault if the values contradict each other."""
     if len(manifest.store_id_bytes) != 16:
         raise FormatFault("store_id is not a UUID")
+    if len(manifest.highest_id) != 16:
+        raise FormatFault("highest_id does not have 16 bytes")
     numbers = (manifest.segment_bytes, manifest.segment_events)
     if any(type(number) is not int or number < 1 for number in numbers) or not manifest.segments:
         raise FormatFault("segment_bytes, segment_events and segments must not be empty")

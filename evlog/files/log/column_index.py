@@ -149,11 +149,6 @@ class ColumnIndex:
         """Return every key."""
         return list(self._last(kind))
 
-    @property
-    def knows_ids(self) -> bool:
-        """Whether many ids were looked up, as by a writer of many appends."""
-        return bool(self._ids)
-
     def prepare(self) -> None:
         """Build now what a writer of many appends soon asks for, or extend it: the second step, 30 ms."""
         self._known_ids()

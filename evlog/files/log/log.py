@@ -348,13 +348,18 @@ class Log:
         return Mark(state.active.segment.tag, end, count, index_crc, time_us, state.opened.crc, highest_id)
 
     def highest_id(self) -> bytes:
-        """Return an id that none in the store is above, UNBOUNDED where no mark names all that is written."""
-        with self.mutex:
-            known = self._known
-        mark = None if known is None else maybe_decode_mark(WRITTEN_MAGIC, known[1])
+        """Return an id that no event has an id above, also no removed one; UNBOUNDED where that is not known.
+
+        The mark says so only of the log that it names exactly.
+        """
+        with self.mutex:  # a look sets it to None for a moment
+            known, state = self._known, self._state
+        mark = maybe_decode_mark(WRITTEN_MAGIC, known[1]) if known is not None else None
         if mark is not None:
             return mark.highest_id
-        return UNBOUNDED if self.head else LOWEST_ID
+        if state.active.count:
+            return UNBOUNDED
+        return state.opened.manifest.highest_id if state.sealed else LOWEST_ID
 
     def last_time_us(self) -> int:
         """Return the time of the last event; no other may have an earlier one."""

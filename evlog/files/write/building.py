@@ -37,6 +37,7 @@ _FEW: Final = 8  # segments that may have been sealed since
 # A helper builds the files of a segment with at least this many events. With fewer, starting the helper takes
 # longer than building them.
 _MANY_EVENTS: Final = 1 << 16
+_FEW_APPENDS: Final = 8  # to a segment, of a writer that may end sooner than a helper starts
 _PATIENCE_SECONDS: Final = 10.0  # with a helper, which may be suspended, or with another writer
 
 
@@ -51,6 +52,7 @@ class IndexBuilder:
         self._disk = disk
         # Only checked, never acquired.
         self._compaction = FileLock(paths.compaction_path(log.store), 0.0, disk, readable=False)
+        self._appends = 0  # since this writer has sealed a segment; not guarded: a guess is enough
         self._unindexed: list[SealedPart] = []  # threads take from it by `pop`
         self._to_build: SealedPart | None = None  # a segment whose files a helper is to build
         # The segment whose files a helper builds; None: the helper extends the filter.
@@ -60,10 +62,11 @@ class IndexBuilder:
 
     def add(self, part: SealedPart, columns: ColumnIndex | None = None) -> None:
         """Note a segment that this writer has just sealed, and the columns in memory that answer for it."""
+        is_many, self._appends = self._appends > _FEW_APPENDS, 0
         if (
             columns is not None
             and part.count >= _MANY_EVENTS
-            and columns.knows_ids
+            and is_many
             and self._building is None
             and self._disk is DISK
         ):
@@ -92,10 +95,11 @@ class IndexBuilder:
             self._left = part, time.monotonic() + _PATIENCE_SECONDS
 
     def build(self) -> None:
-        """Build the indexes of sealed segments that lack them, and extend the filter.
+        """Build the indexes of sealed segments that lack them, and extend the filter, after an append.
 
         Segments that this writer did not seal are left alone while another process is expected to do it.
         """
+        self._appends += 1
         building = self._building
         if building is not None:
             part, call = building
@@ -126,7 +130,7 @@ class IndexBuilder:
                     self._index_moved(part)
         if extend:
             # A writer of few appends may end sooner than a helper starts.
-            is_long = filter.uncovered_events() >= _MANY_EVENTS and self._log.active.index.knows_ids
+            is_long = filter.uncovered_events() >= _MANY_EVENTS and self._appends > _FEW_APPENDS
             extend_filter(
                 self._log, self._disk, self._extends_beside if is_long and self._disk is DISK else None
             )

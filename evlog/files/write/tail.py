@@ -124,7 +124,7 @@ class LogTail:
         if body_bytes > MAX_BODY_BYTES:
             raise AppendTooLarge(body_bytes, MAX_BODY_BYTES)
         self._maybe_roll_locked(FRAME_HEADER_BYTES + body_bytes, len(records))
-        highest_id = max(self._planner.highest_id, max(plan.ids))
+        highest_id = max(self._planner.highest_id, *plan.ids)
         segment = self._log.active.segment
         offset = segment.end
         rows = encode_entries(
@@ -153,7 +153,8 @@ class LogTail:
             self._log.active.index.add_ids(plan.distinct_id_hashes, len(records))
         self._seen_count = segment.count
         self._last_time_us = now_us
-        self._planner.remember_locked(plan, highest_id)
+        self._planner.remember_locked(plan)
+        self._planner.highest_id = highest_id
         self._set_end_locked()
         if not self._sync:
             self._mark_acknowledged_locked(mark)
@@ -256,6 +257,7 @@ class LogTail:
         self._open_files_locked()
         self._seen_count = 0  # of the new segment: the versions that are remembered are still right
         self._planner.begin_segment_locked()
+        self._planner.highest_id = self._log.highest_id()
         self._set_end_locked()
         self._unsure = False
 

@@ -13,6 +13,7 @@ from evlog import CorruptionError, EventStore
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.filter import encode_block, encode_filter_header, identity_of
 from evlog.files.format.headers import FILE_HEADER_BYTES
+from evlog.files.format.marks import MARK_BYTES
 from evlog.files.format.paths import filter_path
 from evlog.files.format.sorted_index import page_crcs
 from evlog.files.log.manifest_file import read_manifest
@@ -90,7 +91,7 @@ NOTES: dict[str, tuple[Callable[[EventStore], object], str]] = {
     "a cut index": (shorten("ids"), "length"),
     "a missing lock": (lambda store: Path(store.path, "lock").unlink(), "missing"),
     "missing marks": (lambda store: Path(store.path, "durable").unlink(), "missing"),
-    "damaged marks": (leave("durable", b"x" * 40), "mark"),
+    "damaged marks": (leave("durable", b"x" * MARK_BYTES), "mark"),
     "a torn tail": (tear, "tail"),
     "a file of the file manager": (leave("segments/.DS_Store"), "extra"),
     "a text beside the logs": (leave("segments/README"), "extra"),

@@ -474,7 +474,7 @@ def test_a_mark_that_is_not_what_is_there_is_not_followed(store: EventStore) -> 
     store.append("s", [new(3)])
     marks = log.stamp_and_marks()[1][:MARK_BYTES]
     flipped = bytes([marks[0] ^ 1]) + marks[1:]
-    for other in (b"", flipped, marks[:39] + bytes([marks[39] ^ 1]) + marks[40:]):
+    for other in (b"", flipped, marks[:-1] + bytes([marks[-1] ^ 1])):
         assert not log.maybe_follow(other)
     of_other_manifest = maybe_decode_mark(WRITTEN_MAGIC, marks)
     assert of_other_manifest is not None

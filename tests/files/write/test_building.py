@@ -31,9 +31,7 @@ def store(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventS
     with small_store(memory_path / "store") as opened:
         for number in range(7):
             append(opened, number)
-        log = engine_of(opened)._log
-        assert log is not None
-        log.active.index.prepare()
+        builder_of(opened)._appends = 9
         yield opened
 
 

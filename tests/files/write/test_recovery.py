@@ -78,7 +78,7 @@ def test_tail_is_damage_when_it_had_been_synced(store: EventStore) -> None:
     log.write_bytes(content + b"x" * 100)
     marks = Path(store.path, "durable").read_bytes()
     mark = encode_mark(DURABLE_MAGIC, Mark(tag, len(content) + 100))
-    Path(store.path, "durable").write_bytes(marks[:80] + mark)
+    Path(store.path, "durable").write_bytes(marks[:104] + mark)
     with evlog.open(store.path) as other:
         with pytest.raises(CorruptionError) as caught:
             other.append("s", [new()])
