@@ -56,6 +56,9 @@ def test_ids_that_rise_are_not_looked_up(store: EventStore, looked_up: Callable[
     assert append(store, 9, 7, 8) == (2, False)
     with small_store(store.path) as other:
         assert append(other, 12) == (5, False)
+    assert looked_up() == 0
+    assert append(store, 12) == (5, True)  # above what this writer has appended
+    assert looked_up() == 1
     assert append(store, 20, 21, 22, 23, 24) == (6, False)  # begins a segment
     assert append(store, 30) == (11, False)
     assert looked_up() == 0
@@ -164,6 +167,18 @@ def test_verify_finds_what_would_hide_a_known_id(store: EventStore) -> None:
     wrong = read_manifest(store.path)._replace(highest_id=id_of(6).bytes)
     Path(paths.manifest_path(store.path)).write_bytes(encode_manifest(wrong))
     marks.write_bytes(bytes(MARK_BYTES) + right[MARK_BYTES:])  # it names the manifest
+    with small_store(store.path) as other:
+        assert ("manifest", "manifest.json") in [(each.kind, each.file) for each in other.verify().findings]
+
+
+def test_verify_counts_the_ids_of_removed_events(store: EventStore) -> None:
+    for number in range(8):
+        append(store, number)
+    store.delete_stream("s")
+    store.compact()
+    assert store.verify().findings == ()
+    wrong = read_manifest(store.path)._replace(highest_id=id_of(6).bytes)
+    Path(paths.manifest_path(store.path)).write_bytes(encode_manifest(wrong))
     with small_store(store.path) as other:
         assert ("manifest", "manifest.json") in [(each.kind, each.file) for each in other.verify().findings]
 
