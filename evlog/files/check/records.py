@@ -181,7 +181,7 @@ class RecordDecoder(local):
         columns.versions.fromlist(list(versions))
         columns.stream_hashes.frombytes(self._stream_hashes.of(streams))
         columns.id_hashes.extend(hash_ids(ids))
-        columns.highest_id = max(columns.highest_id, *ids)
+        columns.highest_id = max((columns.highest_id, *ids))
         columns.type_hashes.frombytes(self._type_hashes.of(types))
 
 

@@ -299,7 +299,7 @@ def _highest_id(tasks: Sequence[SegmentTask], checks: Sequence[SegmentCheck]) ->
     for task in tasks:
         try:
             removed = task.open_removed()
-            highest = highest if removed is None else max(highest, *removed.ids())
+            highest = highest if removed is None else max((highest, *removed.ids()))
         except (FileNotFoundError, EvlogError):
             pass  # it was replaced meanwhile, or is reported as damaged
     return highest

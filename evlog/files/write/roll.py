@@ -88,7 +88,7 @@ def _highest_id_locked(log: Log) -> bytes:
     segment = log.active.segment
     try:
         for records in segment.scan(0, segment.count):
-            highest = max(highest, *[record[4] for record in records])
+            highest = max((highest, *[record[4] for record in records]))
     except CorruptionError:
         return UNBOUNDED
     return highest

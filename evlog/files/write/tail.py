@@ -124,7 +124,7 @@ class LogTail:
         if body_bytes > MAX_BODY_BYTES:
             raise AppendTooLarge(body_bytes, MAX_BODY_BYTES)
         self._maybe_roll_locked(FRAME_HEADER_BYTES + body_bytes, len(records))
-        highest_id = max(self._planner.highest_id, *plan.ids)
+        highest_id = max((self._planner.highest_id, *plan.ids))
         segment = self._log.active.segment
         offset = segment.end
         rows = encode_entries(
