@@ -8,9 +8,10 @@
 3. The copy's manifest is replaced last, before the marks that speak of it. Until then the copy is what the
    former run left, so the next run repeats a run that was killed anywhere. Segments that only the next
    manifest names may be there: then the copy can be read, and takes no appends.
-4. Checkpoints are read before the log, and put in place after the manifest: no subscription of the copy is
+4. Its writers' lock is held until then, so no append to the copy is lost: the next run raises StoreDiverged.
+5. Checkpoints are read before the log, and put in place after the manifest: no subscription of the copy is
    ahead of its log, whenever the run is killed.
-5. At the end the copy is checked: all of it the first time, later what was new.
+6. At the end the copy is checked: all of it the first time, later what was new.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from evlog.files.write.roll import sync_names
 from evlog.model.reports import Backup
 
 _ATTEMPTS: Final = 20
+_PATIENCE_SECONDS: Final = 5.0  # with a writer of the copy
 _END_BYTES: Final = 4096  # at each end of a sealed file: files with these ends and this length are the same
 _NEEDED: Final = (paths.LOG, paths.COMPRESSED_LOG, "removed")
 _SUBSCRIPTION_FILES: Final = (".json", ".parked")  # in this order, so that no parked event is missed
@@ -57,20 +59,26 @@ def backup_store(
     Raises:
         NotAStore: there is something else at `out`.
         StoreDiverged: the copy has events that the store does not have.
-        LockTimeout: another backup into `out` is running.
+        LockTimeout: another backup into `out` is running, or a process appends to it.
         StoreBusy: segments are replaced faster than they can be copied.
         StoreFull, StoreIOError, CorruptionError: the next run continues.
     """
     log = Log(store)
-    is_new = _check_place(log, out)
+    _check_place(log, out)
     disk.make_dir(out, like=store)
     disk.make_dir(paths.segments_path(out))
-    lock = FileLock(paths.compaction_path(out), 0.0, disk, readable=False)
+    compacting = FileLock(paths.compaction_path(out), 0.0, disk, readable=False)
+    writing = FileLock(paths.lock_path(out), _PATIENCE_SECONDS, disk, readable=False)
     try:
-        with lock:
-            return _Run(log, out, links, progress, disk).run(is_new=is_new)
+        with compacting:
+            run = _Run(log, out, links, progress, disk)
+            with writing:
+                is_new = _check_place(log, out)  # again: a writer may have appended to the copy
+                manifest = run.copy()
+            return run.check(manifest, everything=is_new)
     finally:
-        lock.close()
+        compacting.close()
+        writing.close()
 
 
 class _Run:
@@ -85,17 +93,16 @@ class _Run:
         self._copied = self._linked = 0  # bytes
         self._fresh: set[int] = set()  # the tags of segments whose log was not there as it is now
 
-    def run(self, *, is_new: bool) -> Backup:
-        """Copy what is missing, make it the copy's content, remove what is not part of it, and check it."""
+    def copy(self) -> Manifest:
+        """Copy what is missing, make it the copy's content, and remove what is not part of it."""
         staged = self._stage_subscriptions()
         manifest, end = self._copy_log()
-        self._disk.close(self._disk.open(paths.lock_path(self._out), create=True, readable=False))
         sync_names(self._out, self._disk)  # a power loss must not leave a manifest without its files
         replace_manifest(self._out, manifest, self._disk)
         self._replace(paths.durable_path(self._out), _marks(end))
         self._put_subscriptions(staged)
         self._remove_others(manifest)
-        return self._check(manifest, everything=is_new)
+        return manifest
 
     # --- the log
 
@@ -248,7 +255,8 @@ class _Run:
             if is_left:
                 self._disk.remove(f"{directory}/{name}")
 
-    def _check(self, manifest: Manifest, *, everything: bool) -> Backup:
+    def check(self, manifest: Manifest, *, everything: bool) -> Backup:
+        """Check the copy, all of it or what was new."""
         report = verify_store(self._out, quick=not everything, progress=self._progress)
         findings = list(report.findings)
         if not everything:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -139,6 +140,10 @@ class Interfering(Disk):
         if self.left == 0:
             self.act()  # type: ignore[operator]
 
+    def make_dir(self, path: str, *, like: str | None = None) -> None:
+        self._step()
+        super().make_dir(path, like=like)
+
     def write_at(self, file: WriteFile, data: bytes, offset: int) -> None:
         self._step()
         super().write_at(file, data, offset)
@@ -271,6 +276,37 @@ def test_a_copy_that_was_appended_to_is_not_touched(store: EventStore, out: str)
     with pytest.raises(StoreDiverged):
         backup_store(store.path, out)
     assert content(out) == before
+
+
+def test_what_is_appended_to_the_copy_meanwhile_is_refused_or_stays(
+    memory_path: Path, store: EventStore
+) -> None:
+    first = str(memory_path / "first")
+    backup_store(store.path, first)
+    store.append("s-1", [new(number) for number in range(9)])
+    outcomes: list[str] = []
+    while True:
+        out = str(memory_path / f"out-{len(outcomes)}")
+        backup_store(first, out, links=False)
+        outcomes.append("not tried")
+
+        def append(out: str = out) -> None:
+            try:
+                with evlog.open(out, lock_timeout=0) as copy:
+                    copy.append("mine", [new()])
+            except LockTimeout:
+                outcomes[-1] = "refused"
+            else:
+                outcomes[-1] = "appended"
+
+        disk = Interfering(len(outcomes), append)
+        with contextlib.suppress(StoreDiverged):
+            backup_store(store.path, out, disk=disk)
+        with evlog.open(out) as copy:
+            assert copy.stream_version("mine") == (outcomes[-1] == "appended"), outcomes
+        if disk.left > 0:
+            assert {"appended", "refused"} <= set(outcomes)
+            return
 
 
 def test_a_place_with_anything_else_is_refused(store: EventStore, memory_path: Path, out: str) -> None:
