@@ -255,11 +255,12 @@ class EventStore:
         Raises:
             As `append`. An InvalidEvent or EventTooLarge says by `index` which of NewEvents it is.
         """
-        from evlog.model.new_events import NewEvents  # few programs use it
+        if appends.__class__ is not list:  # the common case needs no import
+            from evlog.model.new_events import NewEvents
 
-        if isinstance(appends, NewEvents):
-            batch = self._append(appends.streams, appends.encode(), (), conditions)
-            return Results(batch, range(1, len(appends) + 1))
+            if isinstance(appends, NewEvents):
+                batch = self._append(appends.streams, appends.encode(), (), conditions)
+                return Results(batch, range(1, len(appends) + 1))
         streams: list[str] = []
         events: list[NewEvent] = []
         expectations: list[Expectation] = []
@@ -408,7 +409,7 @@ class EventStore:
                         schemas.check(self.engine, events)
                     version = 0 if schemas is None else schemas.version
                     return self.engine.append(
-                        AppendRequest(streams, events, expectations, queries, skip_known, version)
+                        AppendRequest(streams, events, expectations, queries, skip_known, version, False)
                     )
                 except (SchemasChanged, SchemaViolation, InvalidSchema, ExtraNotInstalled):
                     from evlog.schemas.registry import maybe_newer

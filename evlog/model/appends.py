@@ -99,18 +99,23 @@ def split_conditions(
     conditions: IfNone | IfVersion | Iterable[IfNone | IfVersion],
 ) -> tuple[list[IfVersion], list[IfNone]]:
     """Return the two kinds of conditions, or raise InvalidArgument."""
-    from evlog.model.queries import IfNone
+    global _if_none
+    if _if_none is None:  # an import statement for each append would take 1 µs
+        from evlog.model.queries import IfNone
 
-    if isinstance(conditions, IfNone):
+        _if_none = IfNone
+    if isinstance(conditions, _if_none):
         return [], [conditions]
-    given: list[Any] = (
-        [conditions] if isinstance(conditions, IfNone | IfVersion) else list_of("conditions", conditions)
-    )
+    one = isinstance(conditions, IfVersion)
+    given: list[Any] = [conditions] if one else list_of("conditions", conditions)  # type: ignore[arg-type]
     versions = [each for each in given if isinstance(each, IfVersion)]
-    queries = [each for each in given if isinstance(each, IfNone)]
+    queries = [each for each in given if isinstance(each, _if_none)]
     if len(versions) + len(queries) < len(given):
         raise InvalidArgument("conditions must be IfNone and IfVersion objects; give a list of them")
     return versions, queries
+
+
+_if_none: type[IfNone] | None = None
 
 
 class AppendRequest(NamedTuple):
@@ -288,7 +293,7 @@ class AppendResult(NamedTuple):
 
 def result_of(batch: BatchResult, start: int, end: int) -> AppendResult:
     """Return the result for the events from `start` to `end`, all of one stream."""
-    return AppendResult(
+    values = (
         batch.streams[start],
         batch.positions[start],
         batch.positions[end - 1],
@@ -297,6 +302,7 @@ def result_of(batch: BatchResult, start: int, end: int) -> AppendResult:
         batch.duplicates[start],
         tuple(batch.ids[start:end]),
     )
+    return tuple.__new__(AppendResult, values)  # all fields are there: 0.2 instead of 0.5 µs
 
 
 class Results(Sequence[AppendResult]):

@@ -23,7 +23,7 @@ from evlog.model.json_text import encode_json, make_decoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Final
     from uuid import UUID
 
@@ -143,9 +143,7 @@ def _encode_each(events: Sequence[NewEvent]) -> tuple[list[EncodedEvent], Sequen
         if metadata is not None:
             metadata = _encode_metadata(metadata)
         if event.tags is not None:
-            from evlog.model.tags import add_tags
-
-            metadata = add_tags(event.tags, metadata)
+            metadata = with_tags(event.tags, metadata)
         if len(data) > MAX_EVENT_BYTES or (metadata and len(data) + len(metadata) > MAX_EVENT_BYTES):
             raise EventTooLarge(len(data) + len(metadata or b""), MAX_EVENT_BYTES)
         encoded.append((event.type, id, code, data, metadata))
@@ -206,6 +204,19 @@ def without_tags(metadata: bytes) -> bytes:
 
         refuse_names(metadata)
     return metadata
+
+
+def with_tags(tags: Iterable[str], metadata: bytes | None) -> bytes | None:
+    """Return encoded metadata with the tags in it."""
+    global _add_tags
+    if _add_tags is None:  # an import statement for each event would take 1 µs
+        from evlog.model.tags import add_tags
+
+        _add_tags = add_tags
+    return _add_tags(tags, metadata)
+
+
+_add_tags: Callable[[Iterable[str], bytes | None], bytes | None] | None = None
 
 
 def encode_id(id: UUID | str | bytes) -> bytes:

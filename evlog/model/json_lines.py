@@ -15,7 +15,7 @@ from struct import Struct
 from time import gmtime
 
 from evlog.errors import EventTooLarge, EvlogError, InvalidArgument, InvalidEvent
-from evlog.model.encoding import without_tags
+from evlog.model.encoding import with_tags, without_tags
 from evlog.model.events import (
     BINARY_CODE,
     CONTENT_TYPES,
@@ -230,9 +230,7 @@ def own_decoder(
         code, data = _content(fields)
         metadata = default_metadata if fields.metadata is None else _metadata(bytes(fields.metadata))
         if fields.tags:
-            from evlog.model.tags import add_tags
-
-            metadata = add_tags(fields.tags, metadata)
+            metadata = with_tags(fields.tags, metadata)
         if len(line) > MAX_EVENT_BYTES:
             check_size(len(data) + len(metadata or b""))
         id = fields.id

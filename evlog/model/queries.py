@@ -57,8 +57,8 @@ class Query:
     def __init__(self, types: Iterable[str] = (), tags: Iterable[str] = ()) -> None:
         if isinstance(types, str):
             raise InvalidArgument(f"types is the text {types!r:.80}; give a list of event types")
-        item = tuple(sorted(set(map(check_type, list_of("types", types))))), check_wanted(tags)
-        object.__setattr__(self, "items", (item,))
+        checked = () if types == () else tuple(sorted(set(map(check_type, list_of("types", types)))))
+        object.__setattr__(self, "items", ((checked, check_wanted(tags)),))
 
     @classmethod
     def of_items(cls, items: Iterable[Item]) -> Query:

@@ -47,7 +47,7 @@ def check_wanted(tags: Iterable[str]) -> tuple[str, ...]:
 
 
 def _checked(tags: Iterable[str], error: type[InvalidEvent] | None) -> list[str]:
-    if isinstance(tags, str | bytes):
+    if tags.__class__ is not list and isinstance(tags, str | bytes):
         raise InvalidArgument(f"tags is the text {tags!r:.80}; give a list of tags")
     checked = list_of("tags", tags)
     for tag in checked:
