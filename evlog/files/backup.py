@@ -31,7 +31,7 @@ from evlog.files.disk.opening import check_directory
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.hashes import hash_ids
-from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault, NewerFormat, decode_file_header
+from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault, decode_file_header
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import DURABLE_MAGIC, MARK_BYTES, WRITTEN_MAGIC, Mark, encode_mark
 from evlog.files.log.active import ActiveSegment
@@ -336,7 +336,7 @@ def _check_leftovers(log: Log, out: str, names: list[str]) -> None:
             continue
         try:
             header = decode_file_header(ReadFile(f"{directory}/{name}").read(FILE_HEADER_BYTES, 0))
-        except (FormatFault, NewerFormat):
+        except FormatFault:
             header = None
         if header is None or header.store_id != log.manifest.store_id_bytes:
             raise NotAStore(out, f"it holds {name!r} of another store, and no manifest.json")

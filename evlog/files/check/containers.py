@@ -19,7 +19,6 @@ from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     FileHeader,
     FormatFault,
-    NewerFormat,
     decode_file_header,
 )
 from evlog.files.format.manifest import SegmentInfo
@@ -94,9 +93,6 @@ class Container:
             header = decode_head(self[0:HEAD_BYTES])
         except FormatFault as fault:
             self.find(kinds.HEADER, 0, str(fault))
-            return None
-        except NewerFormat as newer:
-            self.find(kinds.HEADER, 0, f"its header is of format {newer.found}")
             return None
         if expected is not None and log_header(header) != expected:
             self.find(kinds.HEADER, 0, "its header names another store or segment; was the file swapped?")
@@ -232,5 +228,5 @@ def written_header(container: Container) -> FileHeader | None:
         return log_header(container.header)
     try:
         return decode_file_header(CheckedLog(container).read(FILE_HEADER_BYTES, 0))
-    except (FormatFault, NewerFormat):
+    except FormatFault:
         return None

@@ -24,7 +24,6 @@ from evlog.files.format.headers import (
     KIND_TYPES,
     FileHeader,
     FormatFault,
-    NewerFormat,
     decode_file_header,
 )
 from evlog.files.format.sorted_index import PAGE_BYTES, page_crcs, sorted_shape
@@ -116,8 +115,6 @@ def check_header(path: str, expected: FileHeader) -> None:
 def _checked_header(file: ReadFile, expected: FileHeader) -> FileHeader:
     try:
         header = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
-    except NewerFormat as newer:
-        raise IndexWrong(kinds.HEADER, 0, f"its header is of format {newer.found}") from None
     except (FormatFault, EvlogError) as fault:
         raise IndexWrong(kinds.HEADER, 0, str(fault)) from None
     if header._replace(keys=0, postings=0) != expected:

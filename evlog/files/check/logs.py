@@ -30,7 +30,7 @@ from evlog.files.check.tags import TagRows
 from evlog.files.check.task import BEGINNING, LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.frames import FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader, decode_frame_header
-from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault, NewerFormat, decode_file_header
+from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault, decode_file_header
 from evlog.files.format.marks import LOWEST_ID
 from evlog.files.log.segment import written_end
 from evlog.model.named import NamedTuple
@@ -151,18 +151,10 @@ class LogCheck:
 
     def _check_header(self) -> None:
         try:
-            found = decode_file_header(self._log.read(FILE_HEADER_BYTES, 0))
-            fault = (
-                ""
-                if found == self.header
-                else "its header names another store or segment; was the file swapped?"
-            )
-        except FormatFault as error:
-            fault = str(error)
-        except NewerFormat as newer:
-            fault = f"its header is of format {newer.found}"
-        if fault:
-            self._find(kinds.HEADER, 0, None, fault)
+            if decode_file_header(self._log.read(FILE_HEADER_BYTES, 0)) != self.header:
+                raise FormatFault("its header names another store or segment; was the file swapped?")
+        except FormatFault as fault:
+            self._find(kinds.HEADER, 0, None, str(fault))
         if self._is_part and self.info.sealed and self._log.size() != self.info.log_bytes:
             raise Unclear
 

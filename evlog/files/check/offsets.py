@@ -14,7 +14,6 @@ from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_OFFSETS,
     FormatFault,
-    NewerFormat,
     decode_file_header,
 )
 from evlog.model.reports import Finding
@@ -44,8 +43,6 @@ class OffsetsCheck:
             found = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
         except FileNotFoundError:
             self._find(kinds.MISSING, None, None, "it is missing")
-        except NewerFormat as newer:
-            self._find(kinds.HEADER, 0, None, f"its header is of format {newer.found}")
         except (FormatFault, EvlogError) as fault:
             self._find(kinds.HEADER, 0, None, str(fault))
         else:

@@ -19,7 +19,6 @@ from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_OFFSETS,
     FormatFault,
-    NewerFormat,
     decode_file_header,
 )
 from evlog.files.format.sorted_index import suffixes_of
@@ -120,8 +119,6 @@ def _check_size(task: SegmentTask, suffix: str, expected: object, wanted: int | 
         found = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
     except FileNotFoundError:
         return [make(kinds.MISSING, name, None, None, f"it is missing{more}")]
-    except NewerFormat as newer:
-        return [make(kinds.HEADER, name, 0, None, f"its header is of format {newer.found}{more}")]
     except (FormatFault, EvlogError) as fault:
         return [make(kinds.HEADER, name, 0, None, f"{fault}{more}")]
     if found != expected:

@@ -43,7 +43,6 @@ from evlog.files.format.headers import (
     KIND_OFFSETS,
     FileHeader,
     FormatFault,
-    NewerFormat,
     decode_file_header,
     encode_file_header,
 )
@@ -226,7 +225,7 @@ def _maybe_header(path: str, name: str, compressed_bytes: int) -> FileHeader | N
         header = decode_file_header(ReadFile(path).read(FILE_HEADER_BYTES, 0))
     except ExtraNotInstalled:
         raise  # no segment may be left out because a library is missing
-    except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
+    except (FileNotFoundError, FormatFault, EvlogError):
         return None
     return header if header.kind == KIND_LOG else None
 

@@ -36,7 +36,6 @@ from evlog.files.format.headers import (
     KIND_STREAMS,
     KIND_TAGS,
     FormatFault,
-    NewerFormat,
     decode_file_header,
 )
 from evlog.files.format.marks import LOWEST_ID
@@ -48,7 +47,7 @@ from evlog.model.reports import Finding
 # large enough that the fixed costs of a part do not count.
 _PART_BYTES: Final = 8 << 20
 _PART_EVENTS: Final = 1 << 14
-_UNREADABLE: Final = (FileNotFoundError, FormatFault, NewerFormat, EvlogError)
+_UNREADABLE: Final = (FileNotFoundError, FormatFault, EvlogError)
 
 
 class Keys(NamedTuple):

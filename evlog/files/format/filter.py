@@ -44,7 +44,6 @@ from evlog.files.format.headers import (
     KIND_TYPES,
     FileHeader,
     FormatFault,
-    NewerFormat,
     decode_file_header,
     encode_file_header,
 )
@@ -155,11 +154,7 @@ def _encode(members: Sequence[Identity], tables: Sequence[bytes]) -> bytes:
 
 def check_filter_header(raw: bytes | memoryview, store_id: bytes) -> None:
     """Raise FormatFault if it is not the filter of this store."""
-    try:
-        header = decode_file_header(bytes(raw[:FILE_HEADER_BYTES]))
-    except NewerFormat as newer:
-        raise FormatFault(str(newer)) from None
-    if header != FileHeader(KIND_FILTER, 0, store_id, 0, 0):
+    if decode_file_header(bytes(raw[:FILE_HEADER_BYTES])) != FileHeader(KIND_FILTER, 0, store_id, 0, 0):
         raise FormatFault("it is not the filter of this store")
 
 

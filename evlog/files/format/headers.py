@@ -47,11 +47,11 @@ class FormatFault(ValueError):
     """Bytes that break the format. The reader of the file turns this into an error with a path."""
 
 
-class NewerFormat(ValueError):
+class NewerFormat(FormatFault):
     """An undamaged header of a later format."""
 
     def __init__(self, found: int) -> None:
-        super().__init__(f"format {found}")
+        super().__init__(f"its header is of format {found}")
         self.found = found
 
 
@@ -83,8 +83,7 @@ def decode_file_header(raw: bytes) -> FileHeader:
     """Decode the first 64 bytes of a binary file.
 
     Raises:
-        FormatFault: they are not a file header, or it is damaged.
-        NewerFormat: they are an undamaged header of a later format.
+        FormatFault: they are not a file header, or it is damaged; NewerFormat: it is of a later format.
     """
     if len(raw) < FILE_HEADER_BYTES:
         raise FormatFault(f"its header is cut off after {len(raw)} bytes")

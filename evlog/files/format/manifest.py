@@ -209,8 +209,7 @@ def decode_manifest(raw: bytes, path: str | None = None) -> Manifest:
         path: then the segments are decoded when they are asked for, and errors name this path.
 
     Raises:
-        FormatFault: it is damaged, or does not describe a store.
-        NewerFormat: it is of a later format.
+        FormatFault: it is damaged, or does not describe a store; NewerFormat: it is of a later format.
     """
     body = check_line(raw)
     try:
@@ -230,7 +229,7 @@ def decode_manifest(raw: bytes, path: str | None = None) -> Manifest:
         validate_manifest(manifest)
         if not rest.endswith(_END) or head != _encode_head(manifest):  # each line is compared, too
             raise FormatFault("it is not written as a manifest is")
-    except (FormatFault, NewerFormat):
+    except FormatFault:
         raise
     except (LookupError, AttributeError, TypeError, ValueError) as error:
         raise FormatFault(f"it does not describe a store: {error!r}") from None

@@ -87,8 +87,7 @@ def decode_head(raw: bytes) -> FileHeader:
     """Decode the header of a compressed log, from its first 72 bytes.
 
     Raises:
-        FormatFault: they are something else, or damaged.
-        NewerFormat: they are of a later format.
+        FormatFault: they are something else, or damaged; NewerFormat: they are of a later format.
     """
     if raw[: len(_HEAD)] != _HEAD:
         raise FormatFault("it does not begin as a compressed log does")

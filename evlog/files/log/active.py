@@ -29,12 +29,11 @@ from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_OFFSETS,
     FormatFault,
-    NewerFormat,
     decode_file_header,
 )
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.marks import Mark
-from evlog.files.log.segment import Place, Segment, check_file_header, written_end
+from evlog.files.log.segment import Place, Segment, check_header, read_header, written_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +66,8 @@ class ActiveSegment(Segment):
         self._store = store
         self._log = ReadFile(self.log_path)
         self._offsets: ReadFile | None = None
-        check_file_header(self._log.read(FILE_HEADER_BYTES, 0), self.log_path, self.header)
+        header = read_header(self._log.read(FILE_HEADER_BYTES, 0), self.log_path)
+        check_header(header, self.log_path, self.header)
         self.entries: bytearray = bytearray()
         self.index_crc = 0
         self._last_at = FILE_HEADER_BYTES  # the offset of the last known frame
@@ -246,7 +246,7 @@ class ActiveSegment(Segment):
         try:
             file = ReadFile(self.offsets_path)
             header = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
-        except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
+        except (FileNotFoundError, FormatFault, EvlogError):
             return None
         if header == self.header._replace(kind=KIND_OFFSETS):
             self._offsets = file

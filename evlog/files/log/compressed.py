@@ -12,10 +12,10 @@ from collections import deque
 from typing import Any, Final
 from zlib import crc32
 
-from evlog.errors import CorruptionError, NotAStore, UnsupportedFormat
+from evlog.errors import CorruptionError
 from evlog.files.disk.files import map_file
 from evlog.files.disk.zstd import BlockFault, require_zstandard, unpack
-from evlog.files.format.headers import FORMAT_VERSION, FileHeader, FormatFault, NewerFormat
+from evlog.files.format.headers import FileHeader, FormatFault
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.seek_table import (
     HEAD_BYTES,
@@ -26,6 +26,7 @@ from evlog.files.format.seek_table import (
     tail_bytes,
 )
 from evlog.files.log.sealed_segment import SealedSegment
+from evlog.files.log.segment import check_header, read_header
 
 _CACHE_BYTES: Final = 64 << 20  # as much as is kept of an active log
 _AHEAD_BYTES: Final = 1 << 16  # a reader of frames in order gets at least this many
@@ -137,7 +138,8 @@ def open_blocks(path: str, expected: FileHeader, info: SegmentInfo) -> BlockLog:
     if len(raw) != info.compressed_bytes:
         detail = f"the file has {len(raw)} bytes, {info.compressed_bytes} were written"
         raise CorruptionError(path, min(len(raw), info.compressed_bytes), detail)
-    header = _check_head(raw[:HEAD_BYTES], path, expected)
+    header = read_header(raw[:HEAD_BYTES], path, decode_head)
+    check_header(log_header(header), path, expected)
     tail_at = max(HEAD_BYTES, len(raw) - tail_bytes(header.keys))
     tail = raw[tail_at:]
     if crc32(tail) != header.source_crc:
@@ -149,20 +151,6 @@ def open_blocks(path: str, expected: FileHeader, info: SegmentInfo) -> BlockLog:
     if (table.blocks, table.block_bytes, table.log_bytes) != (header.keys, header.postings, info.log_bytes):
         raise CorruptionError(path, tail_at, "its table of blocks is not that of this log")
     return BlockLog(path, raw, table)
-
-
-def _check_head(raw: bytes, path: str, expected: FileHeader) -> FileHeader:
-    try:
-        header = decode_head(raw)
-    except NewerFormat as newer:
-        raise UnsupportedFormat(path, newer.found, FORMAT_VERSION) from None
-    except FormatFault as fault:
-        raise CorruptionError(path, 0, str(fault)) from None
-    if header.store_id != expected.store_id:
-        raise NotAStore(path, "the file belongs to another store")
-    if log_header(header) != expected:
-        raise CorruptionError(path, 0, "its header names another segment; was the file swapped?")
-    return header
 
 
 class CompressedSegment(SealedSegment):

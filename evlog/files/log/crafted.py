@@ -13,7 +13,6 @@ import struct
 from evlog.errors import CorruptionError, EvlogError, StoreClosed, UnsafeFile
 from evlog.files.disk.opening import error_for
 from evlog.files.format.frames import NOT_RECORDS
-from evlog.files.format.headers import FormatFault, NewerFormat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     Item = TypeVar("Item")
 
 # No MemoryError: what is allocated has a bound, whatever lengths are in a file, so the process lacks memory.
-SENSELESS: Final = (*NOT_RECORDS, struct.error, FormatFault, NewerFormat, AssertionError)
+SENSELESS: Final = (*NOT_RECORDS, struct.error, AssertionError)
 
 
 def senseless(error: BaseException, path: str) -> EvlogError:

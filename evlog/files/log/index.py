@@ -20,7 +20,6 @@ from evlog.files.format.headers import (
     KIND_TAGS,
     KIND_TYPES,
     FormatFault,
-    NewerFormat,
     decode_file_header,
 )
 from evlog.files.format.sorted_index import (
@@ -69,7 +68,7 @@ class SortedIndex:
             header = decode_file_header(bytes(self._file[:FILE_HEADER_BYTES]))
         except SystemCallFailed:
             raise  # the file may be sound
-        except (FileNotFoundError, FormatFault, NewerFormat, EvlogError) as error:
+        except (FileNotFoundError, FormatFault, EvlogError) as error:
             raise IndexFault(f"{path}: {error}") from None
         if header._replace(keys=0, postings=0) != expected or (
             header.postings != count and header.kind != KIND_TAGS

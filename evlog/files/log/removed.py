@@ -13,17 +13,10 @@ from operator import rshift
 from struct import Struct
 from zlib import crc32
 
-from evlog.errors import CorruptionError, UnsupportedFormat
+from evlog.errors import CorruptionError
 from evlog.files.disk.files import map_file
 from evlog.files.format.hashes import hash_again, hash_ids, hash_stream, hash_tag, hash_type
-from evlog.files.format.headers import (
-    FILE_HEADER_BYTES,
-    FORMAT_VERSION,
-    FileHeader,
-    FormatFault,
-    NewerFormat,
-    decode_file_header,
-)
+from evlog.files.format.headers import FILE_HEADER_BYTES, FileHeader, FormatFault
 from evlog.files.format.removed_events import (
     EVENT,
     EVENT_BYTES,
@@ -37,6 +30,7 @@ from evlog.files.format.removed_events import (
     event_ids,
 )
 from evlog.files.format.sorted_index import PAGE_BYTES
+from evlog.files.log.segment import read_header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,12 +77,7 @@ class RemovedEvents:
     def __init__(self, path: str, expected: FileHeader, file_bytes: int) -> None:
         self.path = path
         self._file = map_file(path)
-        try:
-            header = decode_file_header(bytes(self._file[:FILE_HEADER_BYTES]))
-        except NewerFormat as newer:
-            raise UnsupportedFormat(path, newer.found, FORMAT_VERSION) from None
-        except FormatFault as fault:
-            raise CorruptionError(path, 0, str(fault)) from None
+        header = read_header(bytes(self._file[:FILE_HEADER_BYTES]), path)
         if header._replace(keys=0, postings=0, source_crc=0, tags=0) != expected:
             raise CorruptionError(path, 0, "its header names another segment; was the file swapped?")
         size, shape = len(self._file), RemovedShape(header)

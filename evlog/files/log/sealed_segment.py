@@ -15,10 +15,9 @@ from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_OFFSETS,
     FormatFault,
-    NewerFormat,
     decode_file_header,
 )
-from evlog.files.log.segment import Segment, check_file_header
+from evlog.files.log.segment import Segment, check_header, read_header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +48,8 @@ class SealedSegment(Segment):
         log_bytes = self.info.log_bytes
         self._log = map_file(self.log_path)
         self._map: mmap | None = self._log.obj  # type: ignore[assignment]  # slices of it are bytes
-        check_file_header(bytes(self._log[:FILE_HEADER_BYTES]), self.log_path, self.header)
+        header = read_header(bytes(self._log[:FILE_HEADER_BYTES]), self.log_path)
+        check_header(header, self.log_path, self.header)
         if len(self._log) != log_bytes:
             raise CorruptionError(
                 self.log_path,
@@ -86,7 +86,7 @@ class SealedSegment(Segment):
         try:
             raw = map_file(self.offsets_path)
             header = decode_file_header(bytes(raw[:FILE_HEADER_BYTES]))
-        except (FileNotFoundError, FormatFault, NewerFormat, EvlogError):
+        except (FileNotFoundError, FormatFault, EvlogError):
             return self._derive_entries()
         entries = raw[FILE_HEADER_BYTES:]
         if header != self.header._replace(kind=KIND_OFFSETS) or len(entries) != self.count * ENTRY_BYTES:

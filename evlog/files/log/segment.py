@@ -83,18 +83,24 @@ def _is_taken_apart(header: FrameHeader, may_hold: Callable[[bytes], bool] | Non
     return header.length > _WHOLE_BODY_BYTES or (may_hold is not None and header.events < _MANY_EVENTS)
 
 
-def check_file_header(raw: bytes, path: str, expected: FileHeader) -> None:
-    """Check that a log begins as this segment's does.
+def read_header(
+    raw: bytes, path: str, decode: Callable[[bytes], FileHeader] = decode_file_header
+) -> FileHeader:
+    """Decode the header of a file.
 
     Raises:
-        CorruptionError, UnsupportedFormat, NotAStore: it does not.
+        CorruptionError, UnsupportedFormat: it is damaged, or newer.
     """
     try:
-        found = decode_file_header(raw)
+        return decode(raw)
     except NewerFormat as newer:
         raise UnsupportedFormat(path, newer.found, FORMAT_VERSION) from None
     except FormatFault as fault:
         raise CorruptionError(path, 0, str(fault)) from None
+
+
+def check_header(found: FileHeader, path: str, expected: FileHeader) -> None:
+    """Raise CorruptionError or NotAStore if a log has the header of another one."""
     if found.store_id != expected.store_id:
         raise NotAStore(path, "the file belongs to another store")
     if found != expected:
