@@ -168,21 +168,13 @@ def _as_line(state: State, raw: bytes, *, with_version: bool) -> bytes:
 def _as_paragraph(state: State, raw: bytes, stream: str | None) -> bytes:
     """Return the state for people: where it comes from, then its JSON, indented."""
     from evlog.cli._support.clock import readable_time
+    from evlog.cli._support.output import pretty_json
 
     parts = [console.count_of(state.events, "event"), f"position {state.position}"]
     if stream is not None:
         parts[:0] = [stream, f"version {state.version}"]
     if state.events:
         parts.append(readable_time(state.time_us, exact=True))
-    lines = ["  ".join(parts), *(f"    {line}" for line in _pretty(raw).split("\n")), ""]
+    lines = ["  ".join(parts), *(f"    {line}" for line in pretty_json(raw).split("\n")), ""]
     text = "\n".join(map(console.printable, lines))
     return console.Styled(text.encode(errors="backslashreplace"))
-
-
-def _pretty(raw: bytes) -> str:
-    import msgspec
-
-    try:
-        return msgspec.json.format(raw, indent=2).decode()
-    except (msgspec.DecodeError, RecursionError):
-        return raw.decode()  # nested deeper than msgspec can follow

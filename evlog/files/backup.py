@@ -297,11 +297,7 @@ def _is_same(file: ReadFile, path: str) -> bool:
 
 
 def _check_place(log: Log, out: str) -> bool:
-    """Return whether `out` can become a backup of the store; False if it is one already.
-
-    Raises:
-        NotAStore, StoreDiverged: it can not.
-    """
+    """Return True if `out` can become a backup of the store, False if it is one already; else raise."""
     source, target = os.path.realpath(log.store), os.path.realpath(out)
     if target == source or target.startswith(f"{source}/"):
         raise NotAStore(out, "it is the store itself, or in it")

@@ -234,10 +234,8 @@ class Event(_Tuple):
     @property
     def time(self) -> datetime:
         """When the store wrote it: UTC, to the microsecond, never less than the event before."""
-        from datetime import UTC, datetime, timedelta
-
         try:
-            return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self[5])
+            return moment_of(self[5])
         except (TypeError, OverflowError) as error:
             raise self._senseless("time", error) from None
 
@@ -650,6 +648,13 @@ def make_ids(count: int) -> list[bytes]:
     random = bytearray(os.urandom(8 * count))
     random[0::8] = random[0::8].translate(_VARIANT)
     return [head + tail for (tail,) in _TAIL.iter_unpack(random)]
+
+
+def moment_of(time_us: int) -> datetime:
+    """Return a time in microseconds since 1970 as a datetime, UTC."""
+    from datetime import UTC, datetime, timedelta
+
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)
 
 
 def id_text(id: bytes) -> str:

@@ -15,7 +15,7 @@ A redaction is an event of type `$Redacted` in the stream `$redactions`:
 from __future__ import annotations
 
 from evlog.errors import InvalidArgument
-from evlog.model.events import JSON_CODE, REDACTED_BEGIN, id_text, maybe_name_fault
+from evlog.model.events import JSON_CODE, REDACTED_BEGIN, id_text, maybe_name_fault, moment_of
 from evlog.model.named import NamedTuple
 from evlog.model.retention import REDACTED_TYPE, REDACTIONS_STREAM
 
@@ -53,9 +53,7 @@ class Redaction(NamedTuple):
     @property
     def time(self) -> datetime:
         """When it was made, in UTC."""
-        from datetime import UTC, datetime, timedelta
-
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.time_us)
+        return moment_of(self.time_us)
 
     def as_object(self) -> dict[str, Any]:
         """Return it as it is printed in a pipe."""

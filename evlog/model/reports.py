@@ -5,6 +5,7 @@ Every engine returns these values; they are imported only by the commands that n
 
 from __future__ import annotations
 
+from evlog.model.events import moment_of
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -82,9 +83,7 @@ class StreamInfo(NamedTuple):
     @property
     def last_time(self) -> datetime:
         """When its last event was written, UTC."""
-        from datetime import UTC, datetime, timedelta
-
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.last_time_us)
+        return moment_of(self.last_time_us)
 
 
 class StoreInfo(NamedTuple):

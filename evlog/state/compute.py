@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from evlog.model.checkpoints import check_subscription_name
-from evlog.model.events import upcast_all
+from evlog.model.events import moment_of, upcast_all
 from evlog.model.filters import EventFilter, LogSelection, StreamSelection
 from evlog.model.named import NamedTuple
 from evlog.model.retention import REDACTIONS_STREAM
@@ -47,11 +47,7 @@ class State(NamedTuple):
     @property
     def time(self) -> datetime | None:
         """When the last event was written; None if there was none."""
-        from datetime import UTC, datetime, timedelta
-
-        if not self.events:
-            return None
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.time_us)
+        return moment_of(self.time_us) if self.events else None
 
 
 class Selection:

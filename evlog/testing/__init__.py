@@ -61,31 +61,11 @@ from evlog.testing.subscriptions import SubscriptionTests  # noqa: E402
 from evlog.testing.tags import TagTests  # noqa: E402
 
 __all__ = [
-    "LONG_SECONDS",
-    "AppendTests",
-    "CloseTests",
-    "Comparison",
-    "ConditionTests",
-    "Conformance",
-    "ContentTests",
-    "DecideTests",
-    "EngineTests",
-    "FollowTests",
-    "MirrorTests",
-    "NewStore",
-    "OpenStore",
-    "RandomTests",
-    "ReadTests",
-    "RedactionTests",
-    "RetentionTests",
-    "SchemaTests",
-    "ShapeTests",
-    "StateTests",
-    "SubscriptionTests",
-    "TagTests",
-    "compare_with_directory",
-    "stores_by_url",
-]
+    "LONG_SECONDS", "AppendTests", "CloseTests", "Comparison", "ConditionTests", "Conformance",
+    "ContentTests", "DecideTests", "EngineTests", "FollowTests", "MirrorTests", "NewStore", "OpenStore",
+    "RandomTests", "ReadTests", "RedactionTests", "RetentionTests", "SchemaTests", "ShapeTests", "StateTests",
+    "SubscriptionTests", "TagTests", "compare_with_directory", "stores_by_url",
+]  # fmt: skip
 
 
 class Conformance(

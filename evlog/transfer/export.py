@@ -16,6 +16,8 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
+from importlib import import_module
 from itertools import islice, takewhile
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Protocol
@@ -65,54 +67,31 @@ class Output(Protocol):
         """Complete the content."""
 
 
-def _lines(path: str, old: str | None, store_id: str) -> Output:
-    from evlog.transfer.formats import Lines
-
-    return Lines(path, old, store_id)
-
-
-def _csv(path: str, old: str | None, store_id: str) -> Output:  # noqa: ARG001
-    from evlog.transfer.formats import Csv
-
-    return Csv(path, old)
-
-
-def _sqlite(path: str, old: str | None, store_id: str) -> Output:  # noqa: ARG001
-    from evlog.transfer.formats import Sqlite
-
-    return Sqlite(path, old)
-
-
-def _parquet(path: str, old: str | None, store_id: str) -> Output:  # noqa: ARG001
-    from evlog.transfer.parquet import Parquet
-
-    return Parquet(path, old)
-
-
-_FORMATS: Final[dict[str, Callable[[str, str | None, str], Output]]] = {
-    ".jsonl": _lines,
-    ".jsonl.gz": _lines,
-    ".jsonl.zst": _lines,
-    ".csv": _csv,
-    ".sqlite": _sqlite,
-    ".parquet": _parquet,
+# The class of each format. A module is imported when its format is wanted.
+_FORMATS: Final = {
+    ".jsonl": ("evlog.transfer.formats", "Lines"),
+    ".jsonl.gz": ("evlog.transfer.formats", "Lines"),
+    ".jsonl.zst": ("evlog.transfer.formats", "Lines"),
+    ".csv": ("evlog.transfer.formats", "Csv"),
+    ".sqlite": ("evlog.transfer.formats", "Sqlite"),
+    ".parquet": ("evlog.transfer.parquet", "Parquet"),
 }
 SUFFIXES: Final = (*_FORMATS, ".cloudevents.jsonl")
 
 
 def check_suffix(path: str, *, with_fields: bool = False) -> None:
     """Raise InvalidArgument if the file's name does not name a format, or not one with fields of choice."""
-    _format_of(path)
+    _suffix_of(path)
     if with_fields and not path.endswith(".parquet"):
         raise InvalidArgument(
             "fields are for a file .parquet", "for CSV use `evlog read -o csv --fields`, which prints it"
         )
 
 
-def _format_of(path: str) -> Callable[[str, str | None, str], Output]:
+def _suffix_of(path: str) -> str:
     for suffix in sorted(_FORMATS, key=len, reverse=True):
         if path.endswith(suffix) and os.path.basename(path) != suffix:
-            return _FORMATS[suffix]
+            return suffix
     raise InvalidArgument(f"{path!r} names no format", f"give a name that ends in {', '.join(SUFFIXES)}")
 
 
@@ -148,13 +127,16 @@ def export(
         Whatever `read` raises.
     """
     path = os.fsdecode(path)
-    make = _format_of(path)
+    module, name = _FORMATS[_suffix_of(path)]
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise InvalidArgument(f"{path!r} is not a file", "give the name of a file")
     if store := maybe_store_around(f"{path}.tmp"):
         raise InvalidArgument(f"{path!r} is in the store {store}", "give a path outside of it")
     old = path if append and os.path.lexists(path) else None
-    if fields is not None:
+    make: Callable[[str, str | None, str], Output]
+    if fields is None:
+        make = getattr(import_module(module), name)
+    else:
         make, read = _with_fields(path, old, fields, read)
     try:
         with _temporary(path) as (temporary, fd):
@@ -180,11 +162,7 @@ def _write_events(
     head: int | None,
     progress: Progress | None,
 ) -> int:
-    """Write the events after those that the output has already; return how many.
-
-    Args:
-        fd: of the output's file.
-    """
+    """Write the events after those that the output has already to its file, `fd`; return how many."""
     begin, write_back = output.position, WriteBack(fd)
     if begin:
         _check_same_log(path, begin, output.last_id, head, read)
@@ -281,7 +259,7 @@ def _with_fields(
     def read_again(position: int) -> Iterator[Event]:
         return takewhile(lambda event: event.position <= last, read(position))
 
-    return lambda temporary, old, _: Parquet(temporary, old, columns), read_again
+    return partial(Parquet, columns=columns), read_again
 
 
 def in_batches(events: Iterable[Event], most: int) -> Iterator[Sequence[Record]]:
@@ -309,11 +287,7 @@ def _pieces(events: Iterable[Event]) -> Iterator[Sequence[Record]]:
 
 
 def _put_in_place(temporary: str, fd: int, path: str) -> None:
-    """Rename the file, which takes owner, group and mode from the one that it replaces; all is durable then.
-
-    Args:
-        fd: of the temporary file.
-    """
+    """Rename the file, durably; it takes owner, group and mode from the one that it replaces."""
     with suppress(FileNotFoundError):
         old = os.stat(path)
         take_over(fd, os.fstat(fd), old, stat.S_IMODE(old.st_mode))

@@ -173,7 +173,7 @@ def rows_of(events: Sequence[Record]) -> Iterator[tuple[Any, ...]]:
 class Csv:
     """RFC 4180, with a header; binary data as base64, no tags as an empty cell."""
 
-    def __init__(self, path: str, old: str | None) -> None:
+    def __init__(self, path: str, old: str | None, _store_id: str) -> None:
         self.position, self.last_id = (0, None) if old is None else _end_of_csv(old)
         if old is not None:
             _copy(old, path)
@@ -236,7 +236,7 @@ create view if not exists streams as
 class Sqlite:
     """A database of SQLite: table `events` with indexes, view `streams`; binary data as blobs."""
 
-    def __init__(self, path: str, old: str | None) -> None:
+    def __init__(self, path: str, old: str | None, _store_id: str) -> None:
         if old is not None:
             _copy(old, path)
         self._path = path

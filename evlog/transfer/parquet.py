@@ -69,7 +69,7 @@ class Parquet:
         old: the file that it begins with; its columns must be these.
     """
 
-    def __init__(self, path: str, old: str | None, columns: Columns = COLUMNS) -> None:
+    def __init__(self, path: str, old: str | None, _store_id: str, columns: Columns = COLUMNS) -> None:
         self.position = 0
         self.last_id: str | None = None
         self._makers = [make for _, make in columns.values()]

@@ -127,52 +127,50 @@ def read_page(store: EventStore, query: QueryParams) -> Page:
     after, before = number_of(query, "after") or 0, number_of(query, "before")
     limit = number_of(query, "limit", _MOST_EVENTS) or 1
     high = top if before is None else max(0, min(top, before - 1))
-    search = _search_older if query.get("order") != "newer" else _search_newer
+    older = query.get("order") != "newer"
     events: list[dict[str, Any]] = []
     try:
-        bound, more = search(store, selection, min(after, high), high, limit, events)
+        bound, more = _search(store, selection, min(after, high), high, limit, events, older=older)
         problem = None
     except EvlogError as error:
         if isinstance(error, ValueError):  # the request's fault
             raise
         bound, more, problem = 0, False, str(error)
-    if search is _search_newer:
+    if not older:
         events.reverse()
     return Page(events, bound, more, top, problem)
 
 
-def _search_older(
-    store: EventStore, selection: Selection, low: int, high: int, limit: int, found: list[dict[str, Any]]
+def _search(
+    store: EventStore,
+    selection: Selection,
+    low: int,
+    high: int,
+    limit: int,
+    found: list[dict[str, Any]],
+    *,
+    older: bool,
 ) -> tuple[int, bool]:
-    """Add the last events in (low, high] to `found`; return before which to continue, and whether to."""
-    clock = _Clock()
-    while high > low and len(found) <= limit and not clock.is_over():
-        begin = max(low, high - clock.piece)
-        wanted = limit + 1 - len(found)  # one more, which says that there is one
-        is_cut = clock.add(found, selection.read(store, begin, high, reverse=True, limit=wanted))
-        high = selection.number(found[-1]) - 1 if is_cut else begin
-        clock.end_piece()
-    if len(found) > limit:
-        del found[limit:]
-        return selection.number(found[-1]), True
-    return high + 1, high > low
+    """Add the first events in (low, high] to `found`, or with `older` the last ones, the last one first.
 
-
-def _search_newer(
-    store: EventStore, selection: Selection, low: int, high: int, limit: int, found: list[dict[str, Any]]
-) -> tuple[int, bool]:
-    """Add the first events in (low, high] to `found`; return after which to continue, and whether to."""
+    Returns:
+        After which to continue, or with `older` before which; and whether to continue.
+    """
     clock = _Clock()
     while low < high and len(found) <= limit and not clock.is_over():
-        end = min(high, low + clock.piece)
-        wanted = limit + 1 - len(found)
-        is_cut = clock.add(found, selection.read(store, low, end, reverse=False, limit=wanted))
-        low = selection.number(found[-1]) if is_cut else end
+        begin = max(low, high - clock.piece) if older else low
+        end = high if older else min(high, low + clock.piece)
+        wanted = limit + 1 - len(found)  # one more, which says that there is one
+        is_cut = clock.add(found, selection.read(store, begin, end, reverse=older, limit=wanted))
+        if older:
+            high = selection.number(found[-1]) - 1 if is_cut else begin
+        else:
+            low = selection.number(found[-1]) if is_cut else end
         clock.end_piece()
     if len(found) > limit:
         del found[limit:]
         return selection.number(found[-1]), True
-    return low, low < high
+    return high + 1 if older else low, low < high
 
 
 class _Clock:

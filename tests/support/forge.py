@@ -25,8 +25,7 @@ from evlog.files.format.lines import crc_of_line
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.marks import MARK_BYTES, WRITTEN_MAGIC, maybe_decode_mark
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted, page_crcs, sorted_shape
-from evlog.files.log.manifest_file import read_manifest, replace_manifest
-from evlog.files.log.marks_file import leave_mark
+from evlog.files.log.manifest_file import leave_mark, read_manifest, replace_manifest
 from evlog.files.log.parts import SealedPart
 from tests.support.helpers import engine_of
 

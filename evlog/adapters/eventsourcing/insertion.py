@@ -254,11 +254,7 @@ class Others:
 
 
 def _codes(stored: Sequence[StoredEvent]) -> list[int]:
-    """Return how each state is kept.
-
-    Raises:
-        InvalidEvent, EventTooLarge: one cannot be stored.
-    """
+    """Return how each state is kept. Raises InvalidEvent or EventTooLarge for one that cannot be."""
     states = [event.state for event in stored]
     for topic in {event.topic for event in stored} - _topics:
         if len(_topics) >= _MOST_TOPICS:

@@ -215,7 +215,7 @@ class PrettyForm(_Plain):
         if event.tags:
             lines += _indented(f"tags {', '.join(event.tags)}")
         if event.metadata_bytes != b"{}":
-            lines += _indented("metadata " + _pretty_json(event.metadata_bytes))
+            lines += _indented("metadata " + pretty_json(event.metadata_bytes))
         return "\n".join([*lines, "", ""])
 
     def _paint(self, style: str, text: str) -> str:
@@ -232,7 +232,7 @@ class PrettyForm(_Plain):
 
 def _readable(event: Event) -> str:
     if event[6] == JSON_CODE:
-        return _pretty_json(event.data)
+        return pretty_json(event.data)
     return _described(event.data) if event[6] == BINARY_CODE else event.data.decode()
 
 
@@ -241,7 +241,8 @@ def _described(data: bytes) -> str:
     return f"{len(data)} bytes: {data[:_DATA_SHOWN_BYTES].hex(' ')}{more}"
 
 
-def _pretty_json(data: bytes) -> str:
+def pretty_json(data: bytes) -> str:
+    """Return JSON with line breaks and indents."""
     import msgspec
 
     try:

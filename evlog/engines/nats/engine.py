@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -19,6 +18,7 @@ from evlog.engines.reading import ReadsByReader
 from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
 from evlog.model.appends import AppendRequest
+from evlog.model.events import moment_of
 from evlog.model.reports import StoreInfo
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         policies, deleted = state.rules.counts({info.stream: info.last_version for info in every})
         first = core.jetstream.next(core.subjects.events, 1)
         last = core.jetstream.last(core.subjects.events)
-        edges = [None if each is None else _moment(each.number(TIME)) for each in (first, last)]
+        edges = [None if each is None else moment_of(each.number(TIME)) for each in (first, last)]
         return StoreInfo(
             path=self.address,
             id=UUID(self.store_id),
@@ -195,7 +195,3 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
 
     def remove_history(self, source_id: str, removed: Sequence[RemovedRecord]) -> None:
         history.remove_history(self._core, source_id, removed)
-
-
-def _moment(time_us: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)

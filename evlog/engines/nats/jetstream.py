@@ -69,7 +69,6 @@ class JetStream:
     def __init__(self, connections: Connections, stream: str) -> None:
         self.connections = connections
         self.stream = stream
-        self._batches = 0
 
     # --- the stream
 

@@ -1,15 +1,14 @@
 """Verify, repair and salvage. Read `verify` first; nothing but `repair` and `salvage` writes.
 
-files      manifest, marks, names and checkpoints: what shows without reading a log
+files      manifest, marks, names, checkpoints and snapshots: what shows without reading a log
 segments   one segment, in pieces for all cores; `task` says what to check
 logs       a log, frame by frame (`frames`: by columns), and what damage costs; `offsets` compares .offsets
 records    the records of frames, every field, and the entries that they must have
 indexes    the sorted indexes of a segment
-removals   the removed events of a segment (`redactions`: the redacted ones)
-snapshots  the files of snapshots
+removals   the removed events of a segment
 across     versions, ids and the filter, across segments (`known`: what is known of each)
 digest     the head digest
-compacted  why a pinned digest does not hold any more
+history    why a pinned digest does not hold any more; the redacted events
 quick      `--quick`
 tags       the tags of events, and .tags
 containers compressed logs, read past damage

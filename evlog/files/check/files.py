@@ -19,6 +19,7 @@ from evlog.files.disk.file_lock import SharedLock
 from evlog.files.disk.files import DISK, ReadFile, map_file
 from evlog.files.disk.opening import error_for
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
+from evlog.files.follow.snapshot_file import SnapshotFile, scan_names
 from evlog.files.format import paths
 from evlog.files.format.filter import decode_blocks
 from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault
@@ -356,3 +357,37 @@ def check_checkpoints(
         if fault:
             findings.append(kinds.damage(kinds.CHECKPOINT, file, None, position or None, fault))
     return findings
+
+
+# --- snapshots, which are derived: a bad one is a note, and the next fold rebuilds it
+
+
+def check_snapshots(store: str, *, contents: bool = True) -> list[Finding]:
+    """Find snapshots that are damaged, in a file of another name, or of another store.
+
+    Args:
+        contents: read them whole, not only their first lines.
+    """
+    found = []
+    try:
+        store_id = read_manifest(store).store_id
+        for file, name in scan_names(store):
+            where = f"{paths.SNAPSHOTS}/{file}"
+            if name is None:
+                found.append(_snapshot_finding(where, "its first line is damaged"))
+                continue
+            snapshot = SnapshotFile(store, store_id, *name, DISK)
+            try:
+                if not snapshot.path.endswith(f"/{file}"):
+                    found.append(_snapshot_finding(where, "its file has another snapshot's name"))
+                elif contents:
+                    snapshot.load()
+            except CorruptionError as error:
+                found.append(_snapshot_finding(where, error.detail))
+    except EvlogError as error:
+        found.append(_snapshot_finding(paths.SNAPSHOTS, error.problem))
+    return found
+
+
+def _snapshot_finding(file: str, detail: str) -> Finding:
+    return kinds.note(kinds.SNAPSHOT, file, None, None, f"{detail}; {kinds.DERIVED}")

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from evlog.errors import CorruptionError, EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
-from evlog.files.check.files import StoreSnapshot, check_names, file_bytes, is_being_indexed
+from evlog.files.check.files import StoreSnapshot, check_names, check_snapshots, file_bytes, is_being_indexed
 from evlog.files.check.indexes import IndexWrong, check_header
 from evlog.files.check.removals import check_removed_length
-from evlog.files.check.snapshots import check_snapshots
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile
 from evlog.files.format import paths

@@ -30,21 +30,21 @@ from evlog.files.check.across import (
     odd_streams_in,
     repeated_hashes,
 )
-from evlog.files.check.compacted import explain_compaction
 from evlog.files.check.digest import HeadDigest
 from evlog.files.check.files import (
     NOTHING_KNOWN,
     StoreSnapshot,
     check_checkpoints,
     check_names,
+    check_snapshots,
     file_bytes,
     find_checkpoints,
     is_being_indexed,
     take_snapshot,
 )
+from evlog.files.check.history import check_redactions, explain_compaction
 from evlog.files.check.known import ID_HASHES, REMOVED_PER_KEY, Known, Segments, ranges, stream_ranges
 from evlog.files.check.quick import verify_quickly
-from evlog.files.check.redactions import check_redactions
 from evlog.files.check.removals import check_removals
 from evlog.files.check.segments import (
     Pieces,
@@ -53,7 +53,6 @@ from evlog.files.check.segments import (
     maybe_check_segment,
     missing_segment,
 )
-from evlog.files.check.snapshots import check_snapshots
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.file_lock import SharedLock
 from evlog.files.disk.processes import Call, Workers, core_count, without_collector

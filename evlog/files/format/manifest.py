@@ -270,11 +270,7 @@ def _encode_row(info: SegmentInfo) -> bytes:
 
 
 def _decode_row(line: bytes) -> SegmentInfo:
-    """Decode and validate one segment's line.
-
-    Raises:
-        FormatFault: it cannot be one.
-    """
+    """Decode and validate one segment's line. Raises FormatFault."""
     info = _known.get(line)
     if info is not None:
         return info

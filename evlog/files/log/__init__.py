@@ -14,7 +14,7 @@ read_stream.py      reading one stream (stream_entries.py: where its entries are
 policies.py         retention policies in force
 catalog.py          streams, sizes and policies, in numbers
 removed.py          events that a compaction removed
-manifest_file.py    reading and replacing the manifest (marks_file.py: leaving a mark in `durable`)
+manifest_file.py    reading and replacing the manifest; leaving a mark in `durable`
 later.py            whether a log has events after those of the manifest
 crafted.py          errors for content that no evlog wrote
 """

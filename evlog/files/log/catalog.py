@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
 from struct import Struct
@@ -25,7 +24,7 @@ from evlog.files.format.hashes import hash_category, hash_stream
 from evlog.files.format.headers import FORMAT_VERSION
 from evlog.files.log.parts import SealedPart
 from evlog.files.log.read_stream import Bounds, read_stream
-from evlog.model.events import SYSTEM_PREFIX, category_of
+from evlog.model.events import SYSTEM_PREFIX, category_of, moment_of
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Retention, StoreInfo, StreamInfo, retention_of
 from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since_us
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from evlog.model.events import Record
 
 _STREAM_HASH = Struct("<Q").unpack_from  # which is what an entry begins with
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def list_streams(
@@ -101,8 +99,8 @@ def _describe(log: Log) -> StoreInfo:
         segments=len(parts),
         first_position=first[0] if first else 0,
         last_position=last[0] if last else 0,
-        first_time=_EPOCH + timedelta(microseconds=first[5]) if first else None,
-        last_time=_EPOCH + timedelta(microseconds=last[5]) if last else None,
+        first_time=moment_of(first[5]) if first else None,
+        last_time=moment_of(last[5]) if last else None,
         policies=policies,
         deleted_streams=deleted,
         clock_ahead_seconds=max(0, last[5] - time.time_ns() // 1000) / 1e6 if last else 0.0,

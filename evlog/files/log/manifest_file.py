@@ -1,4 +1,4 @@
-"""Reading and replacing `manifest.json`. Replacing it is the commit point of roll and compaction."""
+"""Reading and replacing `manifest.json`, the commit point of roll and compaction; marks beside it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from evlog.files.format import paths
 from evlog.files.format.headers import FORMAT_VERSION, FormatFault, NewerFormat
 from evlog.files.format.lines import crc_of_line
 from evlog.files.format.manifest import Manifest, decode_manifest, encode_manifest
-from evlog.files.format.marks import WRITTEN_MAGIC
-from evlog.files.log.marks_file import leave_mark
+from evlog.files.format.marks import MARK_AT, NO_MARK, WRITTEN_MAGIC, encode_mark
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
+
+    from evlog.files.format.marks import Mark
 
 _MAX_BYTES: Final = 1 << 26  # some 300,000 segments
 
@@ -145,3 +146,15 @@ def replace_manifest(store: str, manifest: Manifest, disk: Disk, *, is_marked: b
         leave_mark(store, WRITTEN_MAGIC, None, disk)
     disk.replace(temporary, path)
     disk.sync_dir(store)  # the commit: from here on its files are trusted, and old files may be removed
+
+
+def leave_mark(store: str, magic: bytes, mark: Mark | None, disk: Disk) -> None:
+    """Write a mark, or remove it, if the store has the file; never synced."""
+    try:
+        file = disk.open(paths.durable_path(store))
+    except StoreNotFound:
+        return  # nothing was appended yet
+    try:
+        disk.write_at(file, NO_MARK if mark is None else encode_mark(magic, mark), MARK_AT[magic])
+    finally:
+        disk.close(file)

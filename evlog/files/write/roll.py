@@ -15,8 +15,7 @@ from evlog.files.format.entries import count_tagged
 from evlog.files.format.headers import KIND_LOG, KIND_OFFSETS, encode_file_header
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.marks import LOWEST_ID, UNBOUNDED, WRITTEN_MAGIC
-from evlog.files.log.manifest_file import replace_manifest
-from evlog.files.log.marks_file import leave_mark
+from evlog.files.log.manifest_file import leave_mark, replace_manifest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
