@@ -6,7 +6,7 @@ from itertools import islice
 
 from evlog.cli import read
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import BOUND, FILTER, PATH, STORE, argument, flag, option
+from evlog.cli._support.parameters import BOUND, FILTER, PATH, STORE, WHEN, argument, flag, option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ PARAMETERS: Final = (
     option("--to", "N", "The last position, or version with --stream.", BOUND, name="last"),
     option("--after", "N", "Begin after this one.", BOUND),
     *FILTER,
-    option("--until", "WHEN", "Written before then."),
+    option("--until", "WHEN", "Written before then.", WHEN),
     option("--limit -n", "N", "At most N events.", BOUND),
     STORE,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import BOUND, FIELDS, FILTER, OUTPUT, STORE, argument, flag, option
+from evlog.cli._support.parameters import BOUND, FIELDS, FILTER, OUTPUT, STORE, WHEN, argument, flag, option
 from evlog.errors import EvlogError, InvalidArgument
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ PARAMETERS: Final = (
     option("--to", "N", "The last version (or position).", BOUND, name="last"),
     option("--after", "N", "Where I stopped: begin after it.", BOUND),
     *FILTER,
-    option("--until", "WHEN", "Written before then."),
+    option("--until", "WHEN", "Written before then.", WHEN),
     option("--limit -n", "N", "At most N events.", BOUND),
     flag("--reverse -r", "The last one first."),
     option("--context -C", "N", "Also N events before and after each one that matches.", BOUND),
@@ -87,20 +87,8 @@ def check_selection(given: Given) -> None:
 def selection_of(given: Given) -> dict[str, Any]:
     """Return the filters as arguments of `read` and `read_all`."""
     content = options.content_of(given)
-    return {"types": given.type or None, "tags": given.tag, **content, **_times(given), "limit": given.limit}
-
-
-def _times(given: Given) -> dict[str, Any]:
-    """Return --since and --until as moments, both seen from the same present."""
-    if given.since is None and given.until is None:
-        return {}
-    from datetime import UTC, datetime
-
-    from evlog.model.when import parse_when
-
-    now = datetime.now(UTC)
-    texts = {"since": given.since, "until": given.until}
-    return {name: parse_when(text, now) for name, text in texts.items() if text is not None}
+    times = {"since": given.since, "until": given.until}
+    return {"types": given.type or None, "tags": given.tag, **content, **times, "limit": given.limit}
 
 
 def select(store: EventStore, given: Given, selection: dict[str, Any]) -> Iterator[Event]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import COUNT, FILTER, STORE, argument, choice, option
+from evlog.cli._support.parameters import COUNT, FILTER, STORE, WHEN, argument, choice, option
 from evlog.errors import EvlogError, InvalidArgument
 from evlog.model.json_lines import encode_lines, encode_time
 
@@ -42,7 +42,7 @@ PARAMETERS: Final = (
     argument("STREAM", "One stream; all if left out."),
     *FILTER,
     option("--at", "N", "The state as of this version (or position).", COUNT),
-    option("--until", "WHEN", "The state as of then."),
+    option("--until", "WHEN", "The state as of then.", WHEN),
     option("--exec", "COMMAND", "Folds: state and events on stdin, the state on stdout.", name="exec"),
     option("--snapshot", "NAME", "Keep the result; next time fold only what is new."),
     choice("--output -o", "json|pretty|data", "The form; data is the state alone."),
@@ -64,13 +64,13 @@ class FoldFailed(EvlogError):
 def command(given: Given) -> None:
     """Check which options go together, fold, and print."""
     from evlog.model.filters import make_filter
-    from evlog.model.when import parse_when
     from evlog.state.compute import Selection
 
     options.check_streams(given)
-    since, until = (None if text is None else parse_when(text) for text in (given.since, given.until))
     content = options.content_of(given)
-    filter = make_filter(None, given.category, given.type or None, since, until, given.tag, **content)
+    filter = make_filter(
+        None, given.category, given.type or None, given.since, given.until, given.tag, **content
+    )
     selection = Selection(given.stream, filter, at=given.at)
     with options.open_store(given) as store:
         if given.stream is not None and not store.has_stream(given.stream):

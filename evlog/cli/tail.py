@@ -186,7 +186,7 @@ class _Plan:
         self.shard = _maybe_shard(given.shard)
         content = options.content_of(given)
         self.filter = make_filter(given.stream, given.category, given.type or None, tags=given.tag, **content)
-        self.since = _maybe_moment(given.since)
+        self.since: datetime | None = given.since
         self.after: int | None = given.after
         self.condition = StopCondition(given.count, given.until_type, given.fail_type)
         starts = given.after is not None or given.since is not None
@@ -381,14 +381,6 @@ def _is_ahead(moment: datetime) -> bool:
     from datetime import UTC, datetime
 
     return moment > datetime.now(UTC)
-
-
-def _maybe_moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    from evlog.model.when import parse_when
-
-    return parse_when(text)
 
 
 def _maybe_seconds(text: str | None) -> float | None:

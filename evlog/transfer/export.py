@@ -95,6 +95,12 @@ def _suffix_of(path: str) -> str:
     raise InvalidArgument(f"{path!r} names no format", f"give a name that ends in {', '.join(SUFFIXES)}")
 
 
+def _format_of(path: str) -> Callable[[str, str | None, str], Output]:
+    module, name = _FORMATS[_suffix_of(path)]
+    found: Callable[[str, str | None, str], Output] = getattr(import_module(module), name)
+    return found
+
+
 def export(
     path: str | os.PathLike[str],
     read: Callable[[int], Iterable[Event]],
@@ -127,16 +133,13 @@ def export(
         Whatever `read` raises.
     """
     path = os.fsdecode(path)
-    module, name = _FORMATS[_suffix_of(path)]
+    make = _format_of(path)
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
         raise InvalidArgument(f"{path!r} is not a file", "give the name of a file")
     if store := maybe_store_around(f"{path}.tmp"):
         raise InvalidArgument(f"{path!r} is in the store {store}", "give a path outside of it")
     old = path if append and os.path.lexists(path) else None
-    make: Callable[[str, str | None, str], Output]
-    if fields is None:
-        make = getattr(import_module(module), name)
-    else:
+    if fields is not None:
         make, read = _with_fields(path, old, fields, read)
     try:
         with _temporary(path) as (temporary, fd):

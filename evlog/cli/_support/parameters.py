@@ -25,6 +25,7 @@ PATH: Final = "path"  # any bytes: the name of a file
 COUNT: Final = "count"  # a whole number
 BOUND: Final = "bound"  # the same, such as a limit; a number beyond every position is cut to the largest one
 DURATION: Final = "duration"  # seconds, or for example 15m
+WHEN: Final = "when"  # ISO 8601, or for example 10:51 or -15m; an aware datetime
 FLAG: Final = "flag"
 LARGEST: Final = 2**63 - 1
 _LONGEST_NUMBER: Final = 4000  # digits; int() refuses more than 4300
@@ -115,7 +116,7 @@ FILTER: Final = (
     option("--correlation", "ID", "Only of this correlation id."),
     option("--meta", "KEY=VALUE", "Only with this in the metadata (repeatable: with all of it).", many=True),
     option("--grep -g", "PATTERN", "Only with this text or regular expression (repeatable).", many=True),
-    option("--since", "WHEN", "Written then or later."),
+    option("--since", "WHEN", "Written then or later.", WHEN),
 )
 OUTPUT: Final = choice(
     "--output -o", "json|pretty|table|data|csv", "The form; table on a terminal, else json."
@@ -201,6 +202,10 @@ def _convert(parameter: Parameter, text: str) -> Any:
         from evlog.model.when import parse_duration
 
         return parse_duration(text)
+    if kind is WHEN:
+        from evlog.model.when import parse_when
+
+        return parse_when(text)
     if kind is PATH and not text:
         raise InvalidArgument(f"{parameter.title} is empty", "give a path")
     if kind is PATH and sys.getfilesystemencoding() != "utf-8":
