@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from itertools import chain
 
 from evlog.errors import CorruptionError, EvlogError, StoreFull, SubscriptionBehind
 from evlog.files.compaction.hidden import CutOff
@@ -22,7 +23,7 @@ from evlog.files.log.later import maybe_later_log, outdated
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.write.roll import replace_manifest_locked, sync_names
 from evlog.model.appends import AppendRequest
-from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, category_of
+from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, Event
 from evlog.model.named import NamedTuple
 from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, STARTED_TYPE
 
@@ -258,27 +259,23 @@ def check_subscriptions(log: Log, plan: Plan, disk: Disk) -> None:
 
 def _last_missed(plan: Plan, filter: EventFilter | None, position: int) -> int:
     """Return the position of the last removed event after the position that the filter selects, else 0."""
+    has_content = None if filter is None else filter.make_matcher()
     for segment in reversed(plan.segments):
         if segment.last_hidden <= position:
             continue
         log, hidden = segment.part.segment, segment.hidden
         low = log.number_of(position + 1)
         numbers = [number for number in range(len(hidden) - 1, low - 1, -1) if hidden[number]]
-        for records in log.records(numbers):
-            for record in records:
-                if _selects(filter, record):
-                    return record[0]
+        for event in map(Event, chain.from_iterable(log.records(numbers))):
+            if _selects(filter, event) and (has_content is None or has_content(event)):
+                return event.position
     return 0
 
 
-def _selects(filter: EventFilter | None, record: Record) -> bool:
-    stream = record[2]
+def _selects(filter: EventFilter | None, event: Event) -> bool:
+    """Return whether a subscription with the filter, if that is known, delivers an event: all but content."""
+    is_own = event.stream.startswith(SYSTEM_PREFIX)
     if filter is None:  # not known after damage
-        return not stream.startswith(SYSTEM_PREFIX)
-    if stream.startswith(SYSTEM_PREFIX) and filter.stream != stream:
-        return False  # a subscription does not deliver the store's own events
-    return (
-        (filter.stream is None or filter.stream == stream)
-        and (filter.category is None or filter.category == category_of(stream))
-        and (filter.types is None or record[3] in filter.types)
-    )
+        return not is_own
+    # The store's own events are delivered only to a subscription of their stream.
+    return (not is_own or filter.stream == event.stream) and filter.selects(event)

@@ -431,6 +431,10 @@ SELECTIONS: dict[str, tuple[dict[str, Any], int | None]] = {  # what hinders the
     "another stream": ({"stream": "s-1"}, None),
     "another category": ({"category": "t"}, None),
     "no such type": ({"types": ["T7"]}, None),
+    "a text": ({"grep": "15"}, 16),
+    "no such text": ({"grep": "no number"}, None),
+    "no such tag": ({"tags": ["course:c1"]}, None),
+    "no such metadata": ({"metadata": {"user": "ann"}}, None),
 }
 
 
