@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from evlog.cli._support.options import pairs_of
 from evlog.cli._support.stdin import read_all, stdin_descriptor
 from evlog.errors import EventTooLarge, InvalidArgument, InvalidEvent
 from evlog.model.encoding import encode_events
@@ -49,10 +50,7 @@ def make_metadata(given: Given) -> bytes | None:
     if given.meta and given.metadata is not None:
         raise InvalidArgument("--meta and --metadata exclude each other", "put everything into --metadata")
     named: dict[str, Any] = {}
-    for pair in given.meta:
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise InvalidArgument(f"--meta {pair!r} is not KEY=VALUE", "write for example --meta user=ann")
+    for key, value in pairs_of(given.meta):
         if key in named:
             raise InvalidArgument(f"--meta gives {key!r} twice", "give it once")
         named[key] = value

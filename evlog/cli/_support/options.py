@@ -11,7 +11,7 @@ from evlog.model.events import SYSTEM_PREFIX, check_stream_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any, Final
 
     import evlog
@@ -159,6 +159,15 @@ def fields_of(given: Given, known: Sequence[str] | None = None) -> list[str] | N
     return parse_fields(given.fields, known)
 
 
+def pairs_of(meta: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the key and the value of each --meta."""
+    for pair in meta:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise InvalidArgument(f"--meta {pair!r} is not KEY=VALUE", "write for example --meta user=ann")
+        yield key, value
+
+
 def content_of(given: Given) -> dict[str, Any]:
     """Return what --correlation, --meta and --grep select, as arguments of the library."""
     selected: dict[str, Any] = {}
@@ -166,12 +175,7 @@ def content_of(given: Given) -> dict[str, Any]:
         selected["correlation"] = given.correlation
     if given.meta:
         selected["metadata"] = {}
-        for pair in given.meta:
-            key, equals, value = pair.partition("=")
-            if not (key and equals):
-                raise InvalidArgument(
-                    f"--meta {pair!r} is not KEY=VALUE", "write for example --meta user=ann"
-                )
+        for key, value in pairs_of(given.meta):
             if selected["metadata"].setdefault(key, value) != value:
                 raise InvalidArgument(f"--meta asks for two values of {key!r}", "give one of them")
     if given.grep:
