@@ -15,12 +15,7 @@ from zlib import crc32
 from evlog.files.check import findings as kinds
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.zstd import BlockFault, content_size, require_zstandard, unpack
-from evlog.files.format.headers import (
-    FILE_HEADER_BYTES,
-    FileHeader,
-    FormatFault,
-    decode_file_header,
-)
+from evlog.files.format.headers import FILE_HEADER_BYTES, FileHeader, FormatFault, decode_file_header
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.seek_table import (
     BLOCK_BYTES,

@@ -5,17 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from zlib import crc32
 
-from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
-from evlog.files.check.task import SegmentTask
+from evlog.files.check.task import SegmentTask, open_checked
 from evlog.files.disk.files import ReadFile
 from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME
-from evlog.files.format.headers import (
-    FILE_HEADER_BYTES,
-    KIND_OFFSETS,
-    FormatFault,
-    decode_file_header,
-)
+from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, FormatFault
 from evlog.model.reports import Finding
 
 
@@ -39,16 +33,11 @@ class OffsetsCheck:
 
     def _open(self, task: SegmentTask) -> ReadFile | None:
         try:
-            file = ReadFile(f"{task.path}.offsets")
-            found = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
+            return open_checked(f"{task.path}.offsets", task.header._replace(kind=KIND_OFFSETS))
         except FileNotFoundError:
             self._find(kinds.MISSING, None, None, "it is missing")
-        except (FormatFault, EvlogError) as fault:
+        except FormatFault as fault:
             self._find(kinds.HEADER, 0, None, str(fault))
-        else:
-            if found == task.header._replace(kind=KIND_OFFSETS):
-                return file
-            self._find(kinds.HEADER, 0, None, "its header names another store or segment")
         return None
 
     def compare(self, rows: bytes, number: int) -> None:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from evlog.errors import CorruptionError, EvlogError
+from evlog.errors import CorruptionError
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
 from evlog.files.check.files import StoreSnapshot, check_names, check_snapshots, file_bytes, is_being_indexed
 from evlog.files.check.indexes import IndexWrong, check_header
 from evlog.files.check.removals import check_removed_length
-from evlog.files.check.task import SegmentTask
-from evlog.files.disk.files import ReadFile
+from evlog.files.check.task import SegmentTask, open_checked
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
-from evlog.files.format.headers import (
-    FILE_HEADER_BYTES,
-    KIND_OFFSETS,
-    FormatFault,
-    decode_file_header,
-)
+from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, FileHeader, FormatFault
 from evlog.files.format.sorted_index import suffixes_of
 from evlog.files.log.log import Log
 from evlog.model.reports import Finding, VerifyReport
@@ -108,21 +102,17 @@ def _check_container(task: SegmentTask) -> list[Finding]:
         return [kinds.damage(kinds.MISSING, task.log_name, None, None, "it is missing")]
 
 
-def _check_size(task: SegmentTask, suffix: str, expected: object, wanted: int | None) -> list[Finding]:
+def _check_size(task: SegmentTask, suffix: str, expected: FileHeader, wanted: int | None) -> list[Finding]:
     name = task.name + suffix
     is_log = suffix == ".log"
     make = kinds.damage if is_log else kinds.note
     more = "" if is_log else f"; {kinds.DERIVED}"
     try:
-        file = ReadFile(task.path + suffix)
-        found = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
+        size = open_checked(task.path + suffix, expected).size()
     except FileNotFoundError:
         return [make(kinds.MISSING, name, None, None, f"it is missing{more}")]
-    except (FormatFault, EvlogError) as fault:
+    except FormatFault as fault:
         return [make(kinds.HEADER, name, 0, None, f"{fault}{more}")]
-    if found != expected:
-        return [make(kinds.HEADER, name, 0, None, f"its header names another store or segment{more}")]
-    size = file.size()
     if wanted is not None and size != wanted:
         detail = f"it has {size} bytes, not {wanted}{more}"
         return [make(kinds.LENGTH, name, min(size, wanted), None, detail)]

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
+from evlog.errors import EvlogError
 from evlog.files.check.containers import CheckedLog, open_log
 from evlog.files.check.digest import LogDigest
 from evlog.files.disk.files import ReadFile
 from evlog.files.format import paths
-from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_REMOVED, FileHeader
+from evlog.files.format.headers import (
+    FILE_HEADER_BYTES,
+    KIND_REMOVED,
+    FileHeader,
+    FormatFault,
+    decode_file_header,
+)
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.log.removed import RemovedEvents
 from evlog.files.log.segment import Segment
@@ -66,6 +73,23 @@ class SegmentTask(NamedTuple):
         return RemovedEvents(
             f"{self.path}.removed", self.header._replace(kind=KIND_REMOVED), self.info.removed_bytes
         )
+
+
+def open_checked(path: str, expected: FileHeader) -> ReadFile:
+    """Open a file that must have a header.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        FormatFault: it cannot be opened, or has another header.
+    """
+    try:
+        file = ReadFile(path)
+        found = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
+    except EvlogError as error:
+        raise FormatFault(str(error)) from None
+    if found != expected:
+        raise FormatFault("its header names another store or segment")
+    return file
 
 
 class Start(NamedTuple):

@@ -25,12 +25,7 @@ from evlog.files.format.frames import (
     check_body,
     decode_frame_header,
 )
-from evlog.files.format.headers import (
-    FILE_HEADER_BYTES,
-    KIND_OFFSETS,
-    FormatFault,
-    decode_file_header,
-)
+from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, FormatFault, decode_file_header
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.marks import Mark
 from evlog.files.log.segment import Place, Segment, check_header, read_header, written_end

@@ -245,9 +245,9 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Sequence
 def _view(
     log: Log, keys: Keys | None, low: int, high: int
 ) -> tuple[list[tuple[Part, int, bool]], Redacted | None]:
-    """Return the segments to read, each with its number of events and whether some may be the store's own.
+    """Return the segments to read, and what is redacted.
 
-    Then what is redacted.
+    Each segment comes with its number of events, and whether some of them may be the store's own.
     """
     with log.mutex:
         policies = log.policies()

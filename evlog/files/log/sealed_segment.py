@@ -11,12 +11,7 @@ from evlog.errors import CorruptionError, EvlogError
 from evlog.files.disk.files import map_file
 from evlog.files.format.entries import ENTRY_BYTES, derive_entries
 from evlog.files.format.frames import FRAME_HEADER_BYTES
-from evlog.files.format.headers import (
-    FILE_HEADER_BYTES,
-    KIND_OFFSETS,
-    FormatFault,
-    decode_file_header,
-)
+from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, FormatFault, decode_file_header
 from evlog.files.log.segment import Segment, check_header, read_header
 
 TYPE_CHECKING = False
