@@ -1169,7 +1169,7 @@ class EventStore:
         already = tuple(position for position in found if position in named)
         new = [event for position, event in found.items() if position not in named]
         result = self.engine.redact(new, reason)._replace(already=already)
-        # A fold that runs now may save what it has read before: the next one does not use it.
+        # A fold that runs now saves no snapshot. One that is being saved at this moment is not used.
         deleted = [info for info in self.snapshots() if info.damage or info.position >= min(found)]
         for info in deleted:
             self.delete_snapshot(info.name, info.stream)

@@ -142,7 +142,8 @@ def compute(
     state, first_version = _folded(engine, selection, fold, kept, end, upcast)
     if selection.is_present and state.position > (0 if base is None else base.position):
         last = next(engine.read_all(LogSelection.last(state.position)), None)
-        if last is not None:
+        # After a redaction meanwhile the state may hold what was erased, and could not be used.
+        if last is not None and engine.versions([REDACTIONS_STREAM])[0] == redactions:
             content = Content(
                 fold=fold.name,
                 fold_version=fold.version,

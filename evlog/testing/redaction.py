@@ -200,7 +200,7 @@ class RedactionTests(EngineTests):
         assert MAIL not in json.dumps(secrets.state("a-0", snapshot="s").value)
 
     @pytest.mark.parametrize("selection", [{"stream": "a-1"}, {"category": "a"}], ids=["stream", "category"])
-    def test_a_snapshot_that_was_folded_meanwhile_is_not_used(
+    def test_a_state_that_was_folded_meanwhile_is_not_kept(
         self, secrets: EventStore, selection: dict[str, str]
     ) -> None:
         def redact_meanwhile(state: list[Any], event: Event) -> list[Any]:
@@ -217,6 +217,7 @@ class RedactionTests(EngineTests):
             return value
 
         assert None not in folded()  # it had read the event before
+        assert secrets.snapshots() == []
         secrets.append("a-1", [new(1, id=UUID(int=50))])
         assert folded().count(None) == 1
 
