@@ -13,5 +13,6 @@ retention.py  changing and telling policies and redactions
 messages.py   an event as a message with headers
 reading.py    reads that a reader of the engine's own serves
 following.py  feeds: what wakes them and what ends them
+waiting.py    for how long servers that do not answer are waited for
 digest.py     the head digest, for `verify`
 """

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import select
 import socket
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
-from evlog.model.filters import LogSelection
+from evlog.errors import StoreReplaced
+from evlog.model.filters import EventFilter, LogSelection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from evlog.model.events import Event
-    from evlog.model.filters import EventFilter
+
+_SHORTER_SECONDS: Final = 5.0  # a server that lags behind may answer meanwhile
 
 
 class ServerFeed:
@@ -29,10 +32,41 @@ class ServerFeed:
         self._read_all = read_all
         self._waking = Waking()
         self._committed = 0
+        self._mark = (0, 0)  # a committed position, and the time of its event; the last one that was seen
+        self._is_doubtful = False  # the connection was lost: the log may be another one now
+        self._shorter_since: float | None = None
 
     def _look(self) -> None:
         """Ask the server for the committed position."""
         raise NotImplementedError
+
+    def _continues(self, end: int, address: str) -> bool:
+        """Return whether the log, which ends at this position, still has what this follower has seen.
+
+        A restored backup, or a standby that lacked the last appends, has other events at positions that were
+        seen. A follower that continued there would skip them.
+
+        Returns:
+            false while the log is shorter than it was.
+
+        Raises:
+            StoreReplaced: it has another event, or stays shorter.
+        """
+        position, time_us = self._mark
+        if end < position:
+            now = time.monotonic()
+            self._shorter_since = self._shorter_since or now
+            if now - self._shorter_since >= _SHORTER_SECONDS:
+                raise StoreReplaced(address)
+            return False
+        self._shorter_since = None
+        if self._is_doubtful and position:
+            filter = EventFilter(include_system=True)
+            event = next(self._read_all(LogSelection(position - 1, position, filter)), None)
+            if event is not None and event[5] != time_us:  # None: a compaction has removed it
+                raise StoreReplaced(address)
+        self._is_doubtful = False
+        return True
 
     def committed(self, after: int) -> int:
         if self._committed <= after:

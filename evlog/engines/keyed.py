@@ -5,7 +5,8 @@
 2. The checkpoint of a subscription and the lease of its run are one record. A run renews its lease. Another
    run watches the record: if it changes, the name is busy; if it does not for as long as a lease lasts, the
    lease has ended, and the second run changes the record, so that the first cannot save any more. No clock is
-   compared with another machine's. Only `is_running` does so, which decides nothing.
+   compared with another machine's. Only `is_running` does so, which decides nothing. The thread that renews a
+   lease also ends it: the end of a run does not wait for servers that do not answer.
 3. A snapshot too large for one record is refused: it is derived, and the next fold reads all events.
 """
 
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 from uuid import UUID
 from weakref import ref
 
+from evlog.engines.waiting import RELEASE_SECONDS
 from evlog.errors import CorruptionError, EvlogError, SubscriptionBehind, SubscriptionBusy, Unsupported
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import SYSTEM_PREFIX, category_of, id_text, make_ids
@@ -88,11 +90,12 @@ class KeyedCheckpoint:
         self._name = name
         self._key = (SUBSCRIPTION, name)
         self._lease_seconds = LEASE_SECONDS if lease_seconds is None else lease_seconds
-        self._mutex = threading.Lock()  # guards the four below: a thread renews the lease
+        self._mutex = threading.Lock()  # guards the five below: a thread renews the lease
         self._document: dict[str, Any] = {}
         self._revision: int | None = None
         self._holder = ""  # this run's; "": there is none
         self._is_lost = False
+        self._is_away = False  # the last write failed: no server answers
         self._pid = 0
         self._ended: threading.Event | None = None
         self._renewal: threading.Thread | None = None
@@ -135,15 +138,22 @@ class KeyedCheckpoint:
             return
         ended.set()
         assert self._renewal is not None
-        self._renewal.join()
+        # Else the next run of this name in this program would meet the last write of this one.
+        self._renewal.join(RELEASE_SECONDS if self._is_away else None)
+
+    def end_lease(self) -> None:
+        """Free the name. If no server answers, the lease ends by itself."""
         with self._mutex:
             self._holder = ""
-            if self._is_lost:
+            if self._is_lost or self._is_away:
                 return
-            if "position" in self._document:
-                self._records.put(self._key, _encode(self._document), self._revision)
-            elif self._revision is not None:
-                self._records.delete(self._key, self._revision)
+            try:
+                if "position" in self._document:
+                    self._records.put(self._key, _encode(self._document), self._revision)
+                elif self._revision is not None:
+                    self._records.delete(self._key, self._revision)
+            except EvlogError:
+                pass
 
     def is_running(self) -> bool:
         """Whether a run holds it now, here or elsewhere, by this machine's clock."""
@@ -265,12 +275,17 @@ class KeyedCheckpoint:
         """Replace the record, with the lease of this run. The caller has the mutex."""
         until_us = time.time_ns() // 1000 + int(self._lease_seconds * 1_000_000)
         value = _encode(document | {"holder": self._holder, "until_us": until_us})
-        revision = self._records.put(self._key, value, self._revision)
-        if revision is None:
-            present = self._records.get(self._key)
-            if present is not None and self._parse(present).get("holder") == self._holder:
-                # This run's, of a renewal that was given up before its answer came.
-                revision = self._records.put(self._key, value, present.revision)
+        try:
+            revision = self._records.put(self._key, value, self._revision)
+            if revision is None:
+                present = self._records.get(self._key)
+                if present is not None and self._parse(present).get("holder") == self._holder:
+                    # This run's, of a renewal that was given up before its answer came.
+                    revision = self._records.put(self._key, value, present.revision)
+        except EvlogError:
+            self._is_away = True
+            raise
+        self._is_away = False
         if revision is None:
             self._is_lost = True
             raise SubscriptionBusy(self._name)
@@ -302,12 +317,15 @@ class KeyedCheckpoint:
 
 
 def _keep_lease(run: ref[KeyedCheckpoint], ended: threading.Event, seconds: float) -> None:
-    """Renew the lease of a run until it ends, or a program has dropped it without `close`."""
+    """Renew the lease of a run until it ends, or a program has dropped it without `close`; then end it."""
     while not ended.wait(seconds):
         checkpoint = run()
         if checkpoint is None or not checkpoint.renew():
             return
         del checkpoint  # not held while this waits
+    checkpoint = run()
+    if checkpoint is not None:
+        checkpoint.end_lease()
 
 
 def checkpoint_names(records: KeyValue) -> list[str]:

@@ -8,7 +8,7 @@ and a Ctrl-C seems lost. So new threads block all signals, and every signal inte
 from __future__ import annotations
 
 import signal
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,36 @@ def without_signals(start: Callable[[], Result]) -> Result:
         return start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def interruptible(call: Callable[[], Result], seconds: float | None = None) -> Result:
+    """Return what a call returns that handles no signal: code in C, or a wait for a server.
+
+    In the main thread it is made by another thread, so that an interrupt ends the wait for it. Then, and when
+    the time is over, that thread is left behind.
+
+    Raises:
+        TimeoutError: the time is over.
+    """
+    if current_thread() is not main_thread() and seconds is None:
+        return call()
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def make() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+
+    thread = Thread(target=make, name="evlog-interruptible", daemon=True)
+    without_signals(thread.start)
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError
+    return results[0]
 
 
 class CallsBehind:

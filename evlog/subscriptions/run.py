@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from _thread import allocate_lock
@@ -25,6 +26,7 @@ from evlog.model.arguments import check_seconds
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.events import Event, upcast_all
 from evlog.model.filters import EventFilter, LogSelection
+from evlog.process.threads import interruptible
 from evlog.subscriptions.retry import attempt, call, check_handling, describe_error, upcasting
 
 TYPE_CHECKING = False
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 _PIECE_EVENTS: Final = 1 << 16
 _SAVE_SECONDS: Final = 1.0
+_HURRY_SECONDS: Final = 0.5
 _FOREVER: Final = float("inf")
 
 
@@ -487,14 +490,36 @@ class Subscription:
         if self._closed:
             return
         try:
-            if self._checkpoint is not None:
-                self._save(durably=True)
+            self._save_and_release()
         finally:
             self._closed = True
             self._leave_piece()
             self._feed.close()
-            if self._checkpoint is not None:
-                self._checkpoint.release()
+
+    def _is_hurried(self) -> bool:
+        """Whether an interrupt ends the run, which must not wait for a server that does not answer."""
+        error = sys.exception()
+        is_interrupt = error is not None and not isinstance(error, Exception | GeneratorExit)
+        return is_interrupt and self._engine.capabilities.engine != "directory"
+
+    def _save_and_release(self) -> None:
+        checkpoint = self._checkpoint
+        if checkpoint is None:
+            return
+
+        def end() -> None:
+            try:
+                self._save(durably=True)
+            finally:
+                checkpoint.release()
+
+        if not self._is_hurried():
+            end()
+            return
+        try:
+            interruptible(end, _HURRY_SECONDS)
+        except TimeoutError:
+            pass  # the last events come again, and the server frees the name of a run that has ended
 
     def close_with_store(self) -> None:
         """Close the run because its store is closed: a thread that iterates gets StoreClosed."""

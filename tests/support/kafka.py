@@ -17,7 +17,8 @@ import tempfile
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 from uuid import uuid4
@@ -34,7 +35,6 @@ _START_SECONDS = 120.0
 _JAVA = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Xmx512m"]
 _SETTINGS = {
     "process.roles": "broker,controller",
-    "node.id": "1",
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
@@ -43,7 +43,6 @@ _SETTINGS = {
     "listener.name.sasl_plaintext.plain.sasl.jaas.config": (
         'org.apache.kafka.common.security.plain.PlainLoginModule required user_me="right";'
     ),
-    "auto.create.topics.enable": "false",
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "1",
     "transaction.state.log.replication.factor": "1",
@@ -92,8 +91,10 @@ def maybe_jars() -> str | None:
 class KafkaServer:
     """A broker that can be killed and started again. Made by `serving`."""
 
-    def __init__(self, folder: Path, jars: str) -> None:
+    def __init__(self, folder: Path, jars: str, node: int = 1) -> None:
+        self.node = node
         self.port = free_port()
+        self.controller_port = free_port()
         self.password_port = free_port()  # for the user `me` with the password `right`
         self._folder = folder
         self._jars = jars
@@ -104,27 +105,33 @@ class KafkaServer:
         words = "&".join(f"{name.replace('_', '.')}={value}" for name, value in settings.items())
         return f"kafka://127.0.0.1:{self.port}/{topic}" + (f"?{words}" if words else "")
 
-    def create(self, **settings: str) -> None:
-        """Make the data folder."""
-        controller = free_port()
+    def create(self, voters: str = "", cluster: str = "", **settings: str) -> None:
+        """Make the data folder, for a server of its own or for one of a cluster."""
+        controller = self.controller_port
         all_settings = {
             **_SETTINGS,
+            "node.id": str(self.node),
             "listeners": f"PLAINTEXT://127.0.0.1:{self.port},"
             f"SASL_PLAINTEXT://127.0.0.1:{self.password_port},CONTROLLER://127.0.0.1:{controller}",
-            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "controller.quorum.voters": voters or self.voter,
             "log.dirs": str(self._folder / "data"),
             **settings,
         }
         text = "".join(f"{name}={value}\n" for name, value in all_settings.items())
         self._settings_path.write_text(text)
-        cluster = "A" + urlsafe_b64encode(uuid4().bytes).decode()[1:22]  # no option: it could begin with -
+        words = ["format", "-t", cluster or _new_id(), "-c", str(self._settings_path)]
         done = subprocess.run(
-            [*self._java("kafka.tools.StorageTool"), "format", "-t", cluster, "-c", str(self._settings_path)],
+            [*self._java("kafka.tools.StorageTool"), *words],
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+    @property
+    def voter(self) -> str:
+        """What the other servers of its cluster are told of it."""
+        return f"{self.node}@127.0.0.1:{self.controller_port}"
 
     @property
     def _settings_path(self) -> Path:
@@ -135,8 +142,11 @@ class KafkaServer:
 
     def start(self) -> None:
         """Start it and wait until it answers, which it does when it has its data."""
-        from confluent_kafka.admin import AdminClient
+        self.begin()
+        self.await_ready()
 
+    def begin(self) -> None:
+        """Start it."""
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._java("kafka.Kafka"), str(self._settings_path)],
@@ -146,6 +156,12 @@ class KafkaServer:
                 cwd=self._folder,
                 start_new_session=True,
             )
+
+    def await_ready(self) -> None:
+        """Wait until it answers."""
+        from confluent_kafka.admin import AdminClient
+
+        assert self._process is not None
         deadline = time.monotonic() + _START_SECONDS
         while not accepts(self.port):
             assert self._process.poll() is None, (self._folder / "log").read_text(errors="replace")[-2000:]
@@ -193,6 +209,37 @@ def serving(jars: str, place: Path | None = None, **settings: str) -> Iterator[K
         server.create(**settings)
         server.start()
         yield server
+
+
+@contextmanager
+def serving_cluster(jars: str, servers: int) -> Iterator[list[KafkaServer]]:
+    """Run the brokers of a new cluster inside the block; what they keep, they keep on all of them."""
+    every, majority = str(servers), str(servers // 2 + 1)
+    settings = {
+        "offsets.topic.replication.factor": every,
+        "transaction.state.log.replication.factor": every,
+        "transaction.state.log.min.isr": majority,
+        "share.coordinator.state.topic.replication.factor": every,
+    }
+    memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory, prefix="evlog-test-")))
+        brokers = []
+        for node in range(1, servers + 1):
+            (place / str(node)).mkdir()
+            brokers.append(stack.enter_context(KafkaServer(place / str(node), jars, node)))
+        voters, cluster = ",".join(broker.voter for broker in brokers), _new_id()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda broker: broker.create(voters, cluster, **settings), brokers))
+        for broker in brokers:
+            broker.begin()
+        for broker in brokers:
+            broker.await_ready()
+        yield brokers
+
+
+def _new_id() -> str:
+    return "A" + urlsafe_b64encode(uuid4().bytes).decode()[1:22]  # no option: it could begin with -
 
 
 @contextmanager

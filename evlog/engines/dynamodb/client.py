@@ -21,6 +21,7 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 
 from evlog.engine import make_url
+from evlog.engines.waiting import Pause, timeouts_of
 from evlog.errors import (
     EngineError,
     InvalidArgument,
@@ -43,8 +44,8 @@ _TABLE: Final = re.compile(r"[a-zA-Z0-9_.-]{3,255}", re.ASCII)
 _REGION: Final = re.compile(r"[a-z0-9-]{2,40}", re.ASCII)
 _BATCH_READ: Final = 100  # the service's limits
 _BATCH_WRITE: Final = 25
-_ATTEMPTS: Final = 4  # of botocore at a call that is throttled or fails, with growing pauses
-_THROTTLED_SECONDS: Final = 30.0  # for a call, or a part of a batch, that the service does not take at once
+_ATTEMPTS: Final = 3  # of botocore at a call that is throttled or fails, with growing pauses
+_ANSWER_SECONDS: Final = 10  # of each
 _DENIED: Final = frozenset(
     {
         "AccessDeniedException",
@@ -98,12 +99,14 @@ class Address:
             # Without a user: botocore signs with the chain's credentials, and shows the endpoint in messages.
             self.endpoint = shown["endpoint"] = _endpoint(self.endpoint)
         self.profile = options.pop("profile", None)
+        timeout = {name: options.pop(name) for name in ("timeout",) if name in options}
         self.region, self.table = parts.netloc.rpartition("@")[2], parts.path.strip("/")
         self.text = make_url("dynamodb", self.region, f"/{self.table}", urlencode(shown, safe=":/"))
         if options:
             raise InvalidArgument(
-                f"unknown option {next(iter(options))!r} in the URL; use profile and endpoint"
+                f"unknown option {next(iter(options))!r} in the URL; use profile, endpoint and timeout"
             )
+        self.timeout_seconds, self.open_timeout_seconds = timeouts_of(timeout, self.text)
         if not _REGION.fullmatch(self.region) or not _TABLE.fullmatch(self.table):
             raise InvalidArgument(
                 f"invalid URL {self.text}; use dynamodb://REGION/TABLE, with a TABLE of "
@@ -128,6 +131,7 @@ class Client:
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self.timeout_seconds = address.open_timeout_seconds  # until the store is open
         self._mutex = threading.Lock()  # guards the two below
         self._client: Any = None
         self._closed = False
@@ -162,30 +166,34 @@ class Client:
         if self._closed:
             raise StoreClosed(self.address.text)
 
-    def call(self, operation: str, **arguments: Any) -> Any:
-        """Call an operation on the table.
+    def call(self, operation: str, *, is_patient: bool = True, **arguments: Any) -> Any:
+        """Call an operation on the table, again for a while if it is throttled, or no service answers.
+
+        So a write can be done twice: its condition then refuses the second one.
+
+        Args:
+            is_patient: call again if no service answers.
 
         Raises:
             Refused: a condition of the write did not hold.
             StoreUnreachable: there was no answer; a write may have been done.
             StoreNotFound, StoreAccessDenied, StoreThrottled, EngineError: the service refused.
         """
-        return self._batch(operation, TableName=self.address.table, **arguments)
+        return self._batch(operation, is_patient=is_patient, TableName=self.address.table, **arguments)
 
-    def _batch(self, operation: str, **arguments: Any) -> Any:
-        """Call an operation that names its tables itself; again for a while if it is throttled.
+    def _batch(self, operation: str, *, is_patient: bool = True, **arguments: Any) -> Any:
+        """Call an operation that names its tables itself; else as `call`.
 
-        botocore does that, too, but not with a transaction of which one item is throttled.
+        botocore does that, too, but not for long, and not with a transaction of which one item is throttled.
         """
-        deadline, pause_seconds = time.monotonic() + _THROTTLED_SECONDS, 0.05
+        pause = Pause(time.monotonic() + self.timeout_seconds)
         while True:
             try:
                 return self._send(operation, arguments)
-            except StoreThrottled:
-                if time.monotonic() >= deadline:
+            except (StoreThrottled, StoreUnreachable) as error:
+                self.check_open()
+                if not (is_patient or isinstance(error, StoreThrottled)) or not pause.take():
                     raise
-            time.sleep(pause_seconds)
-            pause_seconds = min(1.0, 2 * pause_seconds)
 
     def _send(self, operation: str, arguments: dict[str, Any]) -> Any:
         client = self._opened()
@@ -212,7 +220,7 @@ class Client:
     def _connect(self) -> Any:
         config = Config(
             connect_timeout=3,
-            read_timeout=10,
+            read_timeout=_ANSWER_SECONDS,
             retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
             max_pool_connections=50,
             parameter_validation=False,  # evlog makes the parameters; it costs a third of a batch
@@ -252,9 +260,9 @@ class Client:
 
     # --- reading
 
-    def get(self, key: Key) -> Item | None:
+    def get(self, key: Key, *, is_patient: bool = True) -> Item | None:
         """Return an item; None if there is none."""
-        answer = self.call("get_item", Key=key_of(key), ConsistentRead=True)
+        answer = self.call("get_item", is_patient=is_patient, Key=key_of(key), ConsistentRead=True)
         item: Item | None = answer.get("Item")
         return item
 
@@ -262,8 +270,9 @@ class Client:
         """Return the items that are there, by their keys."""
         found: dict[Key, Item] = {}
         distinct = list(dict.fromkeys(keys))
-        table, deadline = self.address.table, time.monotonic() + _THROTTLED_SECONDS
+        table = self.address.table
         for at in range(0, len(distinct), _BATCH_READ):
+            deadline = time.monotonic() + self.timeout_seconds
             left: Any = [key_of(key) for key in distinct[at : at + _BATCH_READ]]
             pause_seconds = 0.01
             while left:
@@ -296,7 +305,7 @@ class Client:
             return
         start: Any = {}
         while True:
-            size = {} if limit is None and page is None else {"Limit": page if limit is None else limit}
+            size: Any = {} if limit is None and page is None else {"Limit": page if limit is None else limit}
             answer = self.call(
                 "query",
                 KeyConditionExpression="PK = :k AND SK BETWEEN :a AND :b",
@@ -333,7 +342,7 @@ class Client:
             for each in actions
         ]
         self._attempts.is_lost = False
-        self._batch("transact_write_items", TransactItems=named)
+        self._batch("transact_write_items", is_patient=False, TransactItems=named)
 
     def put(
         self,
@@ -373,8 +382,9 @@ class Client:
         """Put and delete items, each for itself; all are durable when this returns."""
         requests = [{"PutRequest": {"Item": item}} for item in puts]
         requests += [{"DeleteRequest": {"Key": key_of(key)}} for key in deletes]
-        table, deadline = self.address.table, time.monotonic() + _THROTTLED_SECONDS
+        table = self.address.table
         for at in range(0, len(requests), _BATCH_WRITE):
+            deadline = time.monotonic() + self.timeout_seconds
             left: Any = requests[at : at + _BATCH_WRITE]
             pause_seconds = 0.01
             while left:

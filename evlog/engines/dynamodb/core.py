@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from evlog.engines.dynamodb.items import LogState
 
 MAX_ACTIONS: Final = 100  # of one transaction: the service's limit
-_RETRY_SECONDS: Final = 30.0  # of a service that does not answer
 _PAUSE_SECONDS: Final = 0.2
 _TRIES: Final = 2  # before a writer takes the lease
 _TURNS: Final = 3  # this many changes begin with the lease after one that had to wait
@@ -149,9 +148,9 @@ class Core:
         self._writer = threading.Lock()
         self._last, self._turns = None, 0
 
-    def state(self) -> LogState:
-        """Return the state of the log now."""
-        return self._state_of(self.client.get(LOG_KEY))
+    def state(self, *, is_patient: bool = True) -> LogState:
+        """Return the state of the log now; with `is_patient` as every call."""
+        return self._state_of(self.client.get(LOG_KEY, is_patient=is_patient))
 
     def update(self, change: str, condition: str, values: Item) -> LogState:
         """Change fields of the log's item if a condition holds, and return its state. Raises Refused."""
@@ -205,7 +204,7 @@ class Core:
                 time.sleep(max(0.0, self._due - time.monotonic()))
             if self._turns or not is_quick:
                 moment = None
-            deadline = time.monotonic() + _RETRY_SECONDS
+            deadline = time.monotonic() + self.client.timeout_seconds
             while True:
                 try:
                     if moment is None:

@@ -80,6 +80,7 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         except BaseException:
             client.close()
             raise
+        client.timeout_seconds = address.timeout_seconds
         self._client = client
         self._core = Core(client, self.store_id, lock_timeout_seconds=lock_timeout_seconds)
         self._reader = Reader(self._core)

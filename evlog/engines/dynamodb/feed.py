@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _FIRST_POLL_SECONDS: Final = 0.02
 _LAST_POLL_SECONDS: Final = 0.5
-_RETRY_SECONDS: Final = 30.0  # of a service that does not answer
 
 
 class DynamodbFeed(ServerFeed):
@@ -47,12 +46,15 @@ class DynamodbFeed(ServerFeed):
             pause_seconds = min(_LAST_POLL_SECONDS, 1.1 * pause_seconds)
 
     def _look(self) -> None:
-        deadline = time.monotonic() + _RETRY_SECONDS
+        deadline = time.monotonic() + self._core.client.timeout_seconds
         while True:
             try:
-                self._committed = max(self._committed, self._core.state().position)
-                return
+                state = self._core.state(is_patient=False)
             except StoreUnreachable:
                 if self._waking.is_set() or time.monotonic() >= deadline:
                     raise
                 self._waking.wait(_LAST_POLL_SECONDS)
+            else:
+                break
+        if self._continues(state.position, self._core.address.text):
+            self._committed, self._mark = state.position, (state.position, state.time_us)

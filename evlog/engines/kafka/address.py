@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from evlog.engine import make_url, split_url
+from evlog.engines.waiting import timeouts_of
 from evlog.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,240}", re.ASCII)  # Kafka allows 249; `.evlog` is added
 _SECRET: Final = re.compile(r"password|secret|token|\bkey\b|key\.pem|jaas", re.IGNORECASE)
-_OWN: Final = ("partitions", "replicas", "config")
+_OWN: Final = ("partitions", "replicas", "config", "timeout")
 # Settings that decide about evlog's promises, which a URL must not change.
 _FIXED: Final = re.compile(
     r"acks|request\.required\.acks|transactional\.id|enable\.idempotence|isolation\.level|group\.id|"
     r"enable\.auto\.(commit|offset\.store)|enable\.partition\.eof|auto\.offset\.reset|bootstrap\.servers|"
-    r"batch\.size|default\.topic\.config|logger|.*_cb"
+    r"batch\.size|allow\.auto\.create\.topics|default\.topic\.config|logger|.*_cb"
 )
 _REFUSALS: Final = ("_AUTHENTICATION", "_SSL")
 
@@ -34,7 +35,8 @@ class Address:
     """The parts of `kafka://[user@]host[:port][,host…]/topic[?setting=value…]`.
 
     Settings are those of librdkafka, such as `security.protocol`. evlog's own are `partitions` and
-    `replicas`, for a topic that it creates, and `config`: a file of settings, a line `name=value` each.
+    `replicas`, for a topic that it creates, `timeout`, and `config`: a file of settings, a line `name=value`
+    each.
 
     Attributes:
         settings: what every client is made with.
@@ -61,6 +63,7 @@ class Address:
         given = dict(options)
         self.partitions = self._number(given, "partitions")
         self.replicas = self._number(given, "replicas")
+        self.timeout_seconds, self.open_timeout_seconds = timeouts_of(given, self.text)
         settings = {} if "config" not in given else _read_settings(given["config"])
         settings |= {key: value for key, value in given.items() if key not in _OWN}
         fixed = next((key for key in settings if _FIXED.fullmatch(key)), None)
@@ -76,6 +79,7 @@ class Address:
             "bootstrap.servers": hosts,
             "reconnect.backoff.max.ms": 1000,
             **settings,
+            "allow.auto.create.topics": False,  # a question would create a topic, with wrong settings
             "logger": _SILENT,
             "error_cb": self._note,
         }

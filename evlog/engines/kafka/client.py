@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -30,7 +31,7 @@ from evlog.errors import (
     StoreUnreachable,
 )
 from evlog.model.named import NamedTuple
-from evlog.process.threads import without_signals
+from evlog.process.threads import interruptible, without_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from evlog.errors import EvlogError
 
 ANSWER_SECONDS: Final = 10.0  # of one question to the brokers
-RETRY_SECONDS: Final = 60.0  # a broker restarts, or another one takes its partitions over
-_ABSENT_SECONDS: Final = 2.0  # when a store is opened and no broker answers for this time, there is none
+_UNKNOWN_SECONDS: Final = 5.0  # a broker that starts may not know its topics yet
+_LOOK_SECONDS: Final = 1.0
 _CREATE_SECONDS: Final = 30.0
 _RETRY_PAUSE_SECONDS: Final = 0.2
 _MOST_REPLICAS: Final = 3
@@ -147,14 +148,15 @@ class Client:
 
     # --- questions
 
-    def end(self, topic: str, *, seconds: float = RETRY_SECONDS) -> int:
+    def end(self, topic: str, seconds: float) -> int:
         """Return the offset after the last committed record of a topic of one partition.
 
         Raises:
-            StoreUnreachable: the brokers did not answer in time. StoreClosed.
+            StoreUnreachable: the brokers did not answer in time. StoreNotFound, StoreClosed.
         """
         partition = TopicPartition(topic, 0)
         deadline = time.monotonic() + seconds
+        missing_since: float | None = None
         while True:
             self.check_open()
             admin = self.admin
@@ -169,12 +171,25 @@ class Client:
                 if offset >= 0:
                     return offset
                 raise StoreUnreachable(self.address.text, "a broker that starts has no offset yet")
-            except (StoreUnreachable, StoreNotFound):  # a broker that starts may not know its topics yet
-                if time.monotonic() >= deadline:
+            except (StoreUnreachable, StoreNotFound):
+                now = time.monotonic()
+                missing_since = (missing_since or now) if self.is_missing(topic) else None
+                if missing_since is not None and now - missing_since >= _UNKNOWN_SECONDS:
+                    raise StoreNotFound(self.address.text) from None
+                if now >= deadline:
                     raise
                 if self._admin is admin:
                     self._admin = None  # it may not ask again about a partition that had no leader
                 time.sleep(_RETRY_PAUSE_SECONDS)
+
+    def is_missing(self, topic: str) -> bool:
+        """Return whether a broker answers that it knows no such topic."""
+        try:
+            call = partial(self.admin.list_topics, topic, timeout=_LOOK_SECONDS)
+            found = interruptible(call).topics[topic].error
+        except KafkaException:
+            return False
+        return found is not None and found.code() in _MISSING
 
     def describe(self, topic: str) -> Topic | None:
         """Return what a topic is, and None if there is none.
@@ -218,11 +233,14 @@ class Client:
             raise StoreReplaced(self.address.text)
 
     def _meet(self) -> None:
-        """Return once a broker answers. Raises KafkaException soon if none does."""
-        deadline = time.monotonic() + _ABSENT_SECONDS
+        """Return once a broker answers. Raises KafkaException if none does in time."""
+        address = self.address
+        seconds = address.timeout_seconds if self.topic_id else address.open_timeout_seconds
+        deadline = time.monotonic() + seconds
         while True:
             try:
-                self.admin.list_topics(self.address.topic, timeout=max(0.1, deadline - time.monotonic()))
+                left = max(0.1, deadline - time.monotonic())
+                interruptible(partial(self.admin.list_topics, address.topic, timeout=left))
             except KafkaException as error:
                 self.admin.poll(0)  # has it report
                 if self.address.refusal is not None:

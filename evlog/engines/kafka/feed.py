@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evlog.model.filters import EventFilter, LogSelection
 
 _TICK_SECONDS: Final = 1.0  # between two checks whether the reader has ended
+_LOOK_SECONDS: Final = 10.0  # between two questions to brokers that are silent: the topic may be deleted
 
 
 class KafkaFeed(ServerFeed):
@@ -48,8 +49,12 @@ class KafkaFeed(ServerFeed):
         return self._head()
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
-        deadline = time.monotonic() + timeout_seconds
+        looked = time.monotonic()
+        deadline = looked + timeout_seconds
         while self._committed_head() <= after:
+            if time.monotonic() - looked >= _LOOK_SECONDS:
+                self._head()
+                looked = time.monotonic()
             self._reader.check()
             self._reader.listen(self._notify)  # again: this may be a forked child
             left = deadline - time.monotonic()

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 from confluent_kafka import KafkaException, TopicPartition
 
 from evlog.engines.kafka.client import (
-    RETRY_SECONDS,
     is_end,
     is_lost,
     is_transient,
@@ -69,16 +68,20 @@ class Reader:
             leave_to_parent(self._consumer)
         self._start()
 
-    def catch_up(self, seconds: float = RETRY_SECONDS) -> None:
+    def catch_up(self, seconds: float | None = None) -> None:
         """Return once everything is applied that was committed before the call.
+
+        Args:
+            seconds: for how long brokers that do not answer are waited for; None: for the address's time-out.
 
         Raises:
             StoreReplaced: the topic was made again.
             StoreUnreachable, StoreNotFound, StoreAccessDenied, StoreClosed, CorruptionError.
         """
+        seconds = self._client.address.timeout_seconds if seconds is None else seconds
         deadline = time.monotonic() + seconds
         read = self.end
-        while (end := self._client.end(self._topic, seconds=seconds)) < read:  # or a broker restarts
+        while (end := self._client.end(self._topic, seconds)) < read:  # or a broker restarts
             self._client.check_topic()
             if time.monotonic() >= deadline:
                 raise StoreUnreachable(self._client.address.text, "its topic is shorter than it was")

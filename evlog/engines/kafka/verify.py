@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import TopicPartition
 
-from evlog.engines.kafka.client import RETRY_SECONDS, is_end, is_transient, translate
+from evlog.engines.kafka.client import is_end, is_transient, translate
 from evlog.engines.kafka.records import Assembler
 from evlog.errors import CorruptionError, StoreUnreachable
 from evlog.model.filters import LogSelection
@@ -68,12 +68,13 @@ def _compare(client: Client, index: DirectoryEngine, store_id: str, to: int) -> 
 def _read_topic(client: Client, store_id: str) -> Iterator[Event]:
     """Iterate over all events in the topic."""
     topic = client.address.topic
-    end = client.end(topic)
+    seconds = client.address.timeout_seconds
+    end = client.end(topic, seconds)
     assembler = Assembler(client.address.text, store_id, 0)
     consumer = client.make_consumer()
     try:
         consumer.assign([TopicPartition(topic, 0, 0)])
-        offset, deadline = 0, time.monotonic() + RETRY_SECONDS
+        offset, deadline = 0, time.monotonic() + seconds
         while offset < end:
             message = consumer.poll(0.1)
             if message is None or (error := message.error()) is not None:
@@ -84,7 +85,7 @@ def _read_topic(client: Client, store_id: str) -> Iterator[Event]:
                 elif time.monotonic() >= deadline:
                     raise StoreUnreachable(client.address.text, "no answer in time")
                 continue
-            deadline = time.monotonic() + RETRY_SECONDS
+            deadline = time.monotonic() + seconds
             offset = message.offset() + 1
             headers = dict(message.headers() or ())
             done = assembler.feed(message.offset(), message.key(), message.value(), headers)

@@ -15,13 +15,13 @@ from __future__ import annotations
 import random
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from confluent_kafka import KafkaException
 
 from evlog.engines.kafka.client import (
     ANSWER_SECONDS,
-    RETRY_SECONDS,
     is_fencing,
     is_transient,
     leave_to_parent,
@@ -29,6 +29,7 @@ from evlog.engines.kafka.client import (
 )
 from evlog.errors import AppendUnknown, EvlogError, LockTimeout, StoreReplaced, StoreUnreachable
 from evlog.process.forks import register_fork_reset
+from evlog.process.threads import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +44,7 @@ _LONGEST_PAUSE_SECONDS: Final = 0.25  # between two tries of a writer that is fe
 _TURN_SECONDS: Final = 2.0  # how long a writer waits for another one of this machine, before it fences it
 _STUCK_SECONDS: Final = 30.0  # and for how long it then does not wait again
 _IDLE_SECONDS: Final = 0.5  # a topic is not deleted and made again in a shorter time
+_CLOSE_SECONDS: Final = 0.1  # how long `close` waits for an append of another thread, which then notices
 
 Result = TypeVar("Result")
 
@@ -108,10 +110,13 @@ class Writer:
 
     def close(self) -> None:
         """Free the producers."""
-        with self._mutex:
-            self._drop()
-            spare, self._spare = self._spare, None
-        _free(spare)
+        if self._mutex.acquire(timeout=_CLOSE_SECONDS):  # else a call that was interrupted still has it
+            try:
+                self._drop()
+                spare, self._spare = self._spare, None
+            finally:
+                self._mutex.release()
+            _free(spare)
 
     def write(self, decide: Callable[[], Decision[Result]], *, fence: bool = False) -> Result:
         """Write what `decide` returns, as a transaction, and return its result; durable then.
@@ -150,7 +155,7 @@ class Writer:
     def _write_locked(self, decide: Callable[[], Decision[Result]], *, fence: bool) -> Result:
         if fence:
             self._drop()
-        state = _Tries()
+        state = _Tries(self._client.address.timeout_seconds)
         while True:
             try:
                 done = self._try_locked(decide, state)
@@ -206,7 +211,7 @@ class Writer:
         found = error if cause is None else translate(cause, self._client.address.text)
         if cause is not None and is_fencing(cause):
             state.fenced += 1
-            state.deadline = time.monotonic() + RETRY_SECONDS
+            state.deadline = time.monotonic() + self._client.address.timeout_seconds
             limit = self._lock_timeout_seconds
             if limit is not None and time.monotonic() - state.begun >= limit:
                 raise LockTimeout(self._client.address.text, limit) from error
@@ -231,8 +236,8 @@ class Writer:
             if producer is None:
                 producer = self._client.make_producer(**self._settings)
             # Until a broker has answered, the client looks for its coordinator every 500 ms only.
-            producer.list_topics(self._topic, timeout=_left(deadline))
-            producer.init_transactions(_left(deadline))
+            interruptible(partial(producer.list_topics, self._topic, timeout=_left(deadline)))
+            interruptible(partial(producer.init_transactions, _left(deadline)))
         except BaseException:
             _free(producer)
             raise
@@ -269,7 +274,7 @@ class Writer:
                     break
                 except BufferError:
                     producer.poll(0.01)
-        producer.commit_transaction(_left(deadline))
+        interruptible(partial(producer.commit_transaction, _left(deadline)))
         failure, message = sent[-1]
         if failure is not None:
             raise KafkaException(failure)
@@ -282,9 +287,9 @@ class Writer:
 class _Tries:
     """What a writer has tried for one decision."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
         self.begun = time.monotonic()
-        self.deadline = self.begun + RETRY_SECONDS
+        self.deadline = self.begun + seconds
         self.fenced = 0
         self.is_sent = False  # it may be written
         self.is_current = False  # everything is applied that can be there

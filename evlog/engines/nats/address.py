@@ -8,14 +8,13 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from evlog.engine import make_url, split_url
+from evlog.engines.waiting import timeouts_of
 from evlog.errors import InvalidArgument
 
 PORT: Final = 4222
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,60}", re.ASCII)
 _OPTIONS: Final = ("replicas", "timeout", "tls", "ca")
 _REPLICAS: Final = ("1", "3", "5")
-_TIMEOUT_SECONDS: Final = 30.0
-_OPEN_TIMEOUT_SECONDS: Final = 3.0  # a wrong address is the usual reason
 
 
 class Address:
@@ -51,12 +50,9 @@ class Address:
             raise InvalidArgument(f"invalid tls {options['tls']!r} in the URL; use yes or no")
         try:
             self.servers = [_host(host) for host in hosts.split(",")]
-            self.timeout_seconds = float(options.get("timeout", _TIMEOUT_SECONDS))
-            self.open_timeout_seconds = float(options.get("timeout", _OPEN_TIMEOUT_SECONDS))
-            if not 0 < self.timeout_seconds < 1e6:
-                raise ValueError("the timeout is not more than 0 seconds")
         except ValueError as error:
             raise InvalidArgument(f"invalid URL {self.text} ({error})") from None
+        self.timeout_seconds, self.open_timeout_seconds = timeouts_of(options, self.text)
         self.replicas = int(options["replicas"]) if "replicas" in options else None
         self.uses_tls = options.get("tls") == "yes"
         self.ca = options.get("ca") or os.environ.get("NATS_CA")

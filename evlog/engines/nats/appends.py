@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from evlog.engines.deciding import Decision, PendingAppend, decide, removed_matches
 from evlog.engines.messages import POSITION, TIME
-from evlog.engines.nats.connections import Connections, Pause
+from evlog.engines.nats.connections import Connections
 from evlog.engines.nats.jetstream import BATCH, JetStream, Outgoing, Stored, WrongSequence
 from evlog.engines.nats.layout import (
     Control,
@@ -35,6 +35,7 @@ from evlog.engines.nats.layout import (
     tail_place,
 )
 from evlog.engines.nats.session import Lost, NoResponder, NotConnected
+from evlog.engines.waiting import Pause
 from evlog.errors import (
     AppendUnknown,
     EventTooLarge,

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from evlog.engines.nats.session import CONNECT_SECONDS, Denied, Lost, NoResponder, NotConnected, Session
+from evlog.engines.waiting import Pause
 from evlog.errors import StoreAccessDenied, StoreClosed, StoreUnreachable
 from evlog.process.forks import register_fork_reset
 
@@ -27,8 +28,6 @@ Result = TypeVar("Result")
 ANSWER_SECONDS: Final = 4.0
 """The time-out of one answer. A cluster elects a leader in a second or two."""
 _LEAST_SECONDS: Final = 0.05  # the shortest time-out of a try: the last one has little time left
-_FIRST_PAUSE_SECONDS: Final = 0.02
-_LAST_PAUSE_SECONDS: Final = 0.5
 
 
 class Connections:
@@ -172,20 +171,3 @@ class Connections:
             server = (host.strip("[]"), int(port))
             if server not in self._servers and len(self._servers) < 32:
                 self._servers.append(server)
-
-
-class Pause:
-    """Pauses between tries, each longer than the last, until a deadline."""
-
-    def __init__(self, end: float) -> None:
-        self._end = end
-        self._seconds = _FIRST_PAUSE_SECONDS
-
-    def take(self) -> bool:
-        """Wait before the next try; False if the time is over."""
-        left = self._end - time.monotonic()
-        if left <= 0:
-            return False
-        time.sleep(min(self._seconds, left))
-        self._seconds = min(2 * self._seconds, _LAST_PAUSE_SECONDS)
-        return True

@@ -10,12 +10,13 @@ from uuid import UUID
 
 from evlog.engines.messages import POSITION
 from evlog.engines.nats.appends import Appender
-from evlog.engines.nats.connections import Connections, Pause
+from evlog.engines.nats.connections import Connections
 from evlog.engines.nats.jetstream import JetStream, WrongSequence
 from evlog.engines.nats.layout import Control, Subjects, encode_control
 from evlog.engines.nats.reading import Reader
 from evlog.engines.nats.records import Records
 from evlog.engines.nats.session import Lost, NoResponder
+from evlog.engines.waiting import Pause
 from evlog.errors import NotAStore, ServerUnsuitable, StoreNotFound, UnsupportedFormat
 from evlog.model.events import id_text, make_ids
 

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.following import ServerFeed
-from evlog.engines.messages import POSITION
+from evlog.engines.messages import POSITION, TIME
 from evlog.engines.nats.connections import ANSWER_SECONDS
 from evlog.engines.nats.session import Denied, Lost, NoResponder, Session
 
@@ -52,7 +52,6 @@ class NatsFeed(ServerFeed):
         deadline = time.monotonic() + min(timeout_seconds, _LONG_SECONDS)
         if self._session is None or self._session.is_broken or self._session.pid != os.getpid():
             self._begin()
-            self._look()  # for messages from before the consumer
         while self._committed <= after:
             now = time.monotonic()
             if now >= deadline:
@@ -71,10 +70,14 @@ class NatsFeed(ServerFeed):
         super().close()
 
     def _look(self) -> None:
-        position = self._reader.tail().number(POSITION)
+        tail = self._reader.tail()
+        # While it is connected, the store was not restored: the servers were not started again.
+        self._is_doubtful |= self._session is None or self._session.has_ended()
+        position = tail.number(POSITION)
         if position < self._committed:
             self._reader.state()  # raises StoreReplaced if it is another store's
-        self._committed = max(self._committed, position)
+        if self._continues(position, self._jetstream.connections.address.text):
+            self._committed, self._mark = position, (position, tail.number(TIME))
 
     def _listen(self, deadline: float) -> bool:
         """Wait for pushed messages until the deadline or the first one; return whether `wake` was called."""
@@ -94,7 +97,9 @@ class NatsFeed(ServerFeed):
             return True
         try:
             while message is not None:  # and all others that have arrived
-                self._committed = max(self._committed, int(message.headers.get(POSITION, b"0")))
+                position = int(message.headers.get(POSITION, b"0"))
+                if position > self._committed:
+                    self._committed, self._mark = position, (position, int(message.headers[TIME]))
                 message = session.poll(0.0, self._waking.fileno())
         except Lost:
             session.close()
@@ -102,6 +107,7 @@ class NatsFeed(ServerFeed):
 
     def _check(self, after: int) -> None:
         """Ask the leader. If it has a new message that was not pushed, have the consumer made again."""
+        self._is_doubtful = True  # the stream may have been restored, too
         self._look()
         if self._committed > after and self._session is not None:
             self._session.close()
@@ -129,8 +135,9 @@ class NatsFeed(ServerFeed):
                     raise connections.unreachable(error) from None
                 time.sleep(0.05)
             else:
-                self._session = session
-                return
+                self._session, self._is_doubtful = session, True
+                break
+        self._look()  # for messages from before the consumer
 
     def _make_consumer(self, session: Session) -> None:
         stream, name = self._jetstream.stream, os.urandom(8).hex()

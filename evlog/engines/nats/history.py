@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 from evlog.engines.deciding import removed_record
 from evlog.engines.messages import POSITION, TIME
 from evlog.engines.nats.appends import MAX_METADATA_BYTES
-from evlog.engines.nats.connections import Pause
 from evlog.engines.nats.jetstream import BATCH, Outgoing, Stored, WrongSequence
 from evlog.engines.nats.layout import (
     decode_event,
@@ -30,6 +29,7 @@ from evlog.engines.nats.layout import (
     tail_place,
 )
 from evlog.engines.nats.session import Lost, NoResponder
+from evlog.engines.waiting import Pause
 from evlog.errors import EventTooLarge, InvalidEvent, MirrorLimit
 from evlog.model.events import Event
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing, check_continues, check_mirror

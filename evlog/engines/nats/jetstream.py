@@ -16,8 +16,9 @@ import time
 from base64 import b64decode
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from evlog.engines.nats.connections import ANSWER_SECONDS, Connections, Pause
+from evlog.engines.nats.connections import ANSWER_SECONDS, Connections
 from evlog.engines.nats.session import Lost, Session, parse_headers
+from evlog.engines.waiting import Pause
 from evlog.errors import CorruptionError, EngineError, StoreAccessDenied, StoreFull, StoreNotFound
 
 if TYPE_CHECKING:

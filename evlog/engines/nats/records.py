@@ -6,9 +6,10 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.keyed import Record
-from evlog.engines.nats.connections import Connections, Pause
+from evlog.engines.nats.connections import Connections
 from evlog.engines.nats.jetstream import JetStream, WrongSequence, publish_one
 from evlog.engines.nats.session import Lost, NoResponder
+from evlog.engines.waiting import Pause
 from evlog.errors import EventTooLarge, StoreNotFound
 
 if TYPE_CHECKING:

@@ -119,6 +119,17 @@ class Session:
         self.is_broken = True
         self._socket.close()
 
+    def has_ended(self) -> bool:
+        """Return whether the server has ended the connection."""
+        if self.is_broken:
+            return True
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):  # of a TLS socket, which takes no flags
+            return True
+
     def send(self, raw: bytes | bytearray) -> None:
         """Send lines of the protocol."""
         try:

@@ -19,13 +19,13 @@ from psycopg.pq import TransactionStatus
 
 from evlog.engines.postgresql import wire
 from evlog.engines.postgresql.connections import (
-    RETRY_SECONDS,
     Connections,
     Statement,
     is_broken,
     is_read_only,
     translate,
 )
+from evlog.engines.waiting import Pause
 from evlog.errors import (
     SERVER_ERRORS,
     AppendTooLarge,
@@ -112,11 +112,8 @@ class Appender:
             )
         )
         self._before: list[tuple[Statement, Parameters]] = []
-        # Also the server's own work may last: a caller that sets no limit waits as long as the server does.
-        self._answer_seconds: float | None = None
         if lock_timeout_seconds is not None:
             self._before = [(_LOCK_TIMEOUT, (b"%d" % max(1, int(lock_timeout_seconds * 1000)),))]
-            self._answer_seconds = lock_timeout_seconds + RETRY_SECONDS
 
     def append(self, request: AppendRequest) -> BatchResult:
         """Append all events in one transaction, or none; flushed when this returns (with `sync`)."""
@@ -155,7 +152,7 @@ class Appender:
 
     def flush(self) -> None:
         """Return once everything that is committed is flushed, and synchronous standbys have it."""
-        self._connections.read(lambda session: session.execute(FLUSH))
+        self._connections.retry(lambda session: session.execute(FLUSH))
 
     def _send(self, call: _Call) -> tuple[list[int], list[int], list[bool]]:
         """Send an append, again with the same ids after a broken connection, and return its outcome."""
@@ -167,8 +164,8 @@ class Appender:
             raise unknown_after(error, self._connections.address.text) from error
 
     def _retry(self, call: _Call) -> tuple[list[int], list[int], list[bool]]:
-        deadline = time.monotonic() + RETRY_SECONDS
-        pause_seconds = 0.05
+        deadline = time.monotonic() + self._connections.address.timeout_seconds
+        pause = Pause(deadline)
         while True:
             connection = None
             try:
@@ -181,19 +178,17 @@ class Appender:
                 self._connections.forget_idle()
                 if connection is not None:
                     call.look_up = call.is_unsure = True
-                if time.monotonic() >= deadline:
+                if not pause.take():
                     if isinstance(error, psycopg.Error):
                         raise translate(error, self._connections.address) from error
                     raise
-                time.sleep(pause_seconds)
-                pause_seconds = min(1.0, 2 * pause_seconds)
             finally:
                 if connection is not None:
                     self._connections.give_back(connection)
 
     def _execute(self, connection: Session, call: _Call) -> tuple[list[int], list[int], list[bool]]:
         positions: list[int] = []
-        shares_flush, seconds = False, self._answer_seconds
+        shares_flush = False
         # An id that is looked up may be that of an event that is committed and not flushed.
         commits_itself = self._contention.enter() and not call.look_up and self._sync
         try:
@@ -201,13 +196,13 @@ class Appender:
             commit = b"on" if commits_itself else b"off"
             append = [*self._before, (self._statement, (*call.values(), commit))]
             if commits_itself or not self._sync:
-                results = connection.run(append, seconds=seconds)
+                results = connection.run(append)
             elif self._connections.address.listens:
                 # One transaction of the protocol: with two, this thread would wake for the first answer, too.
                 shares_flush = True
-                _, *results = connection.run([_BEGIN, *append, _COMMIT, _FLUSH], seconds=seconds)
+                _, *results = connection.run([_BEGIN, *append, _COMMIT, _FLUSH])
             else:  # a pooler may hide a crash between two transactions: the restarted server would flush
-                results = connection.run([*append, _FLUSH], seconds=seconds)
+                results = connection.run([*append, _FLUSH])
             if connection.is_warned and self._sync:
                 # The wait for the standby was cancelled. The server then reports the commit as done.
                 raise psycopg.OperationalError("the server has stopped waiting for its synchronous standby")

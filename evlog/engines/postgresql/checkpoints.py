@@ -19,7 +19,8 @@ from uuid import UUID
 
 import psycopg
 
-from evlog.engines.postgresql.connections import RETRY_SECONDS, Connections, translated
+from evlog.engines.postgresql.connections import Connections, Statement, translated
+from evlog.engines.waiting import RELEASE_SECONDS, Pause
 from evlog.errors import CorruptionError, StoreUnreachable, SubscriptionBusy
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.filters import EventFilter
@@ -33,17 +34,17 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-_PAUSE_SECONDS: Final = 0.2
 # Of a client that vanishes without closing its connection: after ten seconds. The default is two hours.
 _LOCK: Final = (
     b"select pg_try_advisory_lock(hashtextextended(%s, 0)), set_config('tcp_user_timeout', '10000', false), "
     b"set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '2', false), "
     b"set_config('tcp_keepalives_count', '3', false)"
 )
-_UNLOCK: Final = b"select pg_advisory_unlock(hashtextextended(%s, 0))"
+_UNLOCK: Final = Statement(b"select pg_advisory_unlock(hashtextextended($1, 0))", is_prepared=False)
 _IDLE_TIMEOUT_SERVER: Final = 140_000  # has a limit for idle sessions
 _STAY: Final = b"set idle_session_timeout = 0"
-_STAY_NO_LONGER: Final = b"reset idle_session_timeout"
+_STAY_NO_LONGER: Final = Statement(b"reset idle_session_timeout", is_prepared=False)
+_ROLLBACK: Final = Statement(b"rollback", is_prepared=False)
 _LOCK_TRANSACTION: Final = b"select pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
 _BEGIN: Final = (
     b"begin isolation level read committed read only; set local idle_in_transaction_session_timeout = 0"
@@ -65,6 +66,16 @@ class PostgresqlCheckpoint:
 
     def acquire(self) -> None:
         """Begin a run or a change. Raises SubscriptionBusy."""
+        pause = Pause(time.monotonic() + self._connections.address.timeout_seconds)
+        while True:
+            try:
+                return self._acquire()
+            except StoreUnreachable:
+                self._connections.forget_idle()
+                if not pause.take():
+                    raise
+
+    def _acquire(self) -> None:
         connection = self._connections.take()
         try:
             with translated(self._connections.address):
@@ -86,19 +97,21 @@ class PostgresqlCheckpoint:
         holder, self._holder = self._holder, None
         self._known = ()
         if holder is not None:
+            holder.silent_seconds, before = RELEASE_SECONDS / 2, holder.silent_seconds
             try:
                 if self._is_pooled:
-                    holder.rollback()
+                    holder.run([(_ROLLBACK, ())])
                 else:
-                    holder.execute(_UNLOCK, (self._lock,))
+                    holder.run([(_UNLOCK, (self._lock.encode(),))])
                     if holder.info.server_version >= _IDLE_TIMEOUT_SERVER:
-                        holder.execute(_STAY_NO_LONGER)
+                        holder.run([(_STAY_NO_LONGER, ())])
+                holder.silent_seconds = before
             except psycopg.Error:
                 holder.close()  # its session has ended, and the lock with it
             self._connections.give_back(holder)
 
     def is_running(self) -> bool:
-        (row,) = self._execute(
+        (row,) = self._connections.fetch(
             "select exists (select 1 from pg_locks where locktype = 'advisory' and objsubid = 1 and granted "
             "and database = (select oid from pg_database where datname = current_database()) "
             "and (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 0))",
@@ -124,7 +137,9 @@ class PostgresqlCheckpoint:
     def create(self, checkpoint: Checkpoint) -> None:
         self._execute(
             "insert into {schema}.subscription_checkpoints (last_position, event_id, filter, updated_at, "
-            "subscription_id) values (%s, %s, %s, clock_timestamp(), %s)",
+            "subscription_id) values (%s, %s, %s, clock_timestamp(), %s) on conflict (subscription_id) do "
+            "update set last_position = excluded.last_position, event_id = excluded.event_id, "
+            "filter = excluded.filter, updated_at = excluded.updated_at",
             self._row(checkpoint),
         )
         self._known = (checkpoint[:2],)
@@ -238,7 +253,7 @@ class PostgresqlCheckpoint:
 
     def _as_holder(self, call: Callable[[], _T]) -> _T:
         """Call a function with the lock; if it was lost outside a transaction, take it and call again."""
-        deadline = time.monotonic() + RETRY_SECONDS
+        pause = Pause(time.monotonic() + self._connections.address.timeout_seconds)
         while True:
             if self._holder is None:
                 raise SubscriptionBusy(self._name)  # the lock was lost before, and another run has it
@@ -247,9 +262,9 @@ class PostgresqlCheckpoint:
             except StoreUnreachable:
                 if self._transaction is not None or not self._known:
                     raise
-                self._acquire_again(deadline)
+                self._acquire_again(pause)
 
-    def _acquire_again(self, deadline: float) -> None:
+    def _acquire_again(self, pause: Pause) -> None:
         """Take the lost lock again.
 
         Raises:
@@ -262,13 +277,12 @@ class PostgresqlCheckpoint:
             if holder is not None:
                 holder.close()
             try:
-                self.acquire()
+                self._acquire()
                 there = self.load()
             except (StoreUnreachable, SubscriptionBusy):  # the server is away, or has yet to end the session
-                if time.monotonic() >= deadline:
+                if not pause.take():
                     self.release()
                     raise
-                time.sleep(_PAUSE_SECONDS)
             else:
                 break
         if there is None or there[:2] not in known:
@@ -285,8 +299,7 @@ class PostgresqlCheckpoint:
                 if not self._is_pooled:
                     return _run(self._holder, sql, parameters)
                 self._holder.execute("select")  # fails if the lock is lost
-        with self._connections.lend() as connection:
-            return _run(connection, sql, parameters)
+        return self._connections.retry(lambda connection: _run(connection, sql, parameters))
 
 
 def _run(connection: Connection, sql: bytes, parameters: tuple[Any, ...]) -> list[Row]:

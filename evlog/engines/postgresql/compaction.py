@@ -26,44 +26,43 @@ _COMPACTIONS: Final = "$compactions"
 
 def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None) -> Compaction:
     """Remove what policies hide; each step is a transaction of its own, and durable."""
-    with core.connections.lend() as connection:
-        position, size = core.reader.head_in(connection), core.bytes_in(connection)
-        removals = _removals(core, connection)
-        events = sum(removal.events for removal, _, _ in removals)
-        shown = sorted((removal for removal, _, _ in removals), key=lambda each: -each.events)
-        if dry_run:
-            return Compaction(position, shown, events, 1, 0, size, 0, resumed=False)
-        if (now := standing(core)) != Standing():
-            raise refusal(core.address.text, now)
-        if not force:
-            _check_subscriptions(core, connection, removals)
-        removed = 0
-        for removal, first, before in removals:
-            while True:
-                row = connection.execute(
-                    core.sql("select {schema}.remove_events(%s, %s, %s, %s)"),
-                    (removal.stream, first, before, _REMOVE_ROWS),
-                ).fetchone()
-                assert row is not None
-                removed += row[0]
-                if progress is not None:
-                    progress(removed, events)
-                if row[0] < _REMOVE_ROWS:
-                    break
+    connections = core.connections
+    position, size = core.reader.head(), connections.retry(core.bytes_in)
+    removals = connections.retry(lambda connection: _removals(core, connection))
+    events = sum(removal.events for removal, _, _ in removals)
+    shown = sorted((removal for removal, _, _ in removals), key=lambda each: -each.events)
+    if dry_run:
+        return Compaction(position, shown, events, 1, 0, size, 0, resumed=False)
+    if (now := standing(core)) != Standing():
+        raise refusal(core.address.text, now)
+    if not force:
+        connections.retry(lambda connection: _check_subscriptions(core, connection, removals))
+    removed_before, removed = core.removals(), 0
+    for removal, first, before in removals:
+        while True:
+            ((count,),) = connections.fetch(
+                "select {schema}.remove_events(%s, %s, %s, %s)", (removal.stream, first, before, _REMOVE_ROWS)
+            )
+            removed += count
+            if progress is not None:
+                progress(removed, events)
+            if count < _REMOVE_ROWS:
+                break
+    # A step whose answer was lost counted nothing; another compaction may have removed other events.
+    removed = min(events, core.removals() - removed_before)
     if removed:
         data = {"events": removed, "position": position}
         event = ("$CompactionFinished", None, JSON_CODE, json.dumps(data).encode(), None)
         core.appender.append(AppendRequest.own(_COMPACTIONS, event))
     _vacuum_redacted(core)
-    with core.connections.lend() as connection:
-        return Compaction(position, [], removed, 1, 1, size, core.bytes_in(connection), resumed=False)
+    return Compaction(position, [], removed, 1, 1, size, connections.retry(core.bytes_in), resumed=False)
 
 
 def _vacuum_redacted(core: Core) -> None:
     """Have the server free the versions of rows from before redactions, which its files still hold."""
-    with core.connections.lend() as connection:
-        if core.reader.versions_in(connection, [REDACTIONS_STREAM])[0]:
-            connection.execute(core.sql("vacuum {schema}.events"))
+    if core.reader.versions([REDACTIONS_STREAM])[0]:
+        statement = core.sql("vacuum {schema}.events")
+        core.connections.retry(lambda connection: connection.execute(statement))
 
 
 def _removals(core: Core, connection: Session) -> list[tuple[Removal, int, datetime]]:

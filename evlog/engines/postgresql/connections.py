@@ -5,15 +5,21 @@
 2. An append or a page of events goes through `Session.run`: statements prepared once, parameters and results
    in the binary format, one round trip. Everything else uses psycopg's cursors, which adapt every value. That
    costs more than a short statement itself.
+3. A statement may last, and wait for others. When the server has sent nothing for some seconds, evlog asks
+   for a sign of life on another connection. If there is none, the connection counts as broken: the server is
+   suspended. TCP does not notice that, because the system of such a server answers for it.
+4. An interrupt (Ctrl-C) asks the server to cancel the statement, and closes the connection.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import re
 import select
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -25,8 +31,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import SerializationFailure, error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
+from psycopg.waiting import Ready, Wait
 
 from evlog.engine import make_url, split_url
+from evlog.engines.waiting import Pause, timeouts_of
 from evlog.errors import (
     EngineError,
     EvlogError,
@@ -44,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, TypeAlias, TypeVar
 
+    from psycopg.abc import PQGen
     from psycopg.pq.abc import PGconn, PGresult
     from psycopg.rows import RowFactory
 
@@ -66,8 +75,9 @@ _TIMEOUTS: Final = {
     "keepalives_interval": 2,
     "keepalives_count": 3,
 }
-RETRY_SECONDS: Final = 30.0  # how long a server that restarts or fails over is waited for
-_PAUSE_SECONDS: Final = 0.2
+_SILENT_SECONDS: Final = 10.0  # after which a server is asked for a sign of life
+_CANCEL_SECONDS: Final = 0.3  # for how long a server that is to cancel a statement is asked
+_ASK_FOR_LIFE: Final = (8).to_bytes(4) + (80877103).to_bytes(4)  # SSLRequest: answered by S, N or an error
 _inherited: Final[list[Connection]] = []  # a parent's connections in a forked child, never closed
 
 
@@ -85,7 +95,7 @@ class Address:
     def __init__(self, url: str) -> None:
         parts = split_url(url)
         options = parse_qsl(parts.query, keep_blank_values=True)
-        own = dict(option for option in options if option[0] in ("schema", "listen"))
+        own = dict(option for option in options if option[0] in ("schema", "listen", "timeout"))
         rest = [option for option in options if option[0] not in own]
         self.schema = own.get("schema", "evlog")
         if not _SCHEMA.fullmatch(self.schema):
@@ -102,6 +112,7 @@ class Address:
         self.text = make_url(
             "postgresql", user.partition(":")[0] + at + host, parts.path, urlencode(shown, safe="*")
         )
+        self.timeout_seconds, self.open_timeout_seconds = timeouts_of(own, self.text)
         try:
             given = conninfo_to_dict(self.conninfo)
         except psycopg.ProgrammingError as error:
@@ -110,6 +121,8 @@ class Address:
                 reason = reason.replace(secret, "***")
             raise InvalidArgument(f"invalid URL {self.text} ({reason})") from None
         timeouts = {name: value for name, value in _TIMEOUTS.items() if name not in given}
+        if "connect_timeout" in timeouts:
+            timeouts["connect_timeout"] = min(timeouts["connect_timeout"], math.ceil(self.timeout_seconds))
         if "PGCONNECT_TIMEOUT" in os.environ:
             timeouts.pop("connect_timeout", None)
         self.conninfo = make_conninfo(self.conninfo, **timeouts)
@@ -141,12 +154,14 @@ class Session(psycopg.Connection["Row"]):
     Attributes:
         prepares: whether statements stay prepared; a pooler may change the session between two of them.
         is_warned: whether the server has sent a warning since this was set to false.
+        silent_seconds: after which the server is asked for a sign of life.
     """
 
     def __init__(self, pgconn: PGconn, row_factory: RowFactory[Row] = tuple_row) -> None:
         super().__init__(pgconn, row_factory)
         self.prepares = True
         self.is_warned = False
+        self.silent_seconds = _SILENT_SECONDS
         self.add_notice_handler(self._note)
         self._evlog_statements: set[bytes] = set()  # the names of those that are prepared
         self._evlog_generation = 0  # part of the names
@@ -161,15 +176,25 @@ class Session(psycopg.Connection["Row"]):
         self._evlog_generation += 1
         self._evlog_statements.clear()
 
-    def run(
-        self, *transactions: Sequence[tuple[Statement, Parameters]], seconds: float | None = None
-    ) -> list[PGresult]:
+    def wait(self, gen: PQGen[_T], *_: object, **__: object) -> _T:
+        """Wait for what psycopg asks the server, and for its own statements. Rules 3 and 4."""
+        try:
+            wanted = next(gen)
+            while True:
+                wanted = gen.send(self._ready(wanted))
+        except StopIteration as done:
+            result: _T = done.value
+            return result
+        except psycopg.Error:
+            raise
+        except BaseException:
+            self.cancel_and_close()
+            raise
+
+    def run(self, *transactions: Sequence[tuple[Statement, Parameters]]) -> list[PGresult]:
         """Send transactions in one go, each of one statement or more, and return the statements' results.
 
         Parameters and results are in the binary format.
-
-        Args:
-            seconds: after them the connection is closed, as if it had broken.
 
         Raises:
             psycopg.Error: a statement failed, or the connection. Transactions after it may have been done.
@@ -191,7 +216,7 @@ class Session(psycopg.Connection["Row"]):
                     pgconn.send_query_prepared(name, given, formats, 1)
                 prepares.append(None)
             pgconn.pipeline_sync()
-        received = self._receive(len(transactions), None if seconds is None else time.monotonic() + seconds)
+        received = self.wait(self._receive(len(transactions)))
         pgconn.exit_pipeline_mode()
         results, failure = [], None
         for prepare, result in zip(prepares, received, strict=True):
@@ -205,19 +230,16 @@ class Session(psycopg.Connection["Row"]):
             raise error_from_result(failure)
         return results
 
-    def _receive(self, syncs: int, deadline: float | None) -> list[PGresult]:
+    def _receive(self, syncs: int) -> PQGen[list[PGresult]]:
         """Wait for the results of this many transactions: one for each statement and each preparation."""
-        pgconn, poll = self.pgconn, self._evlog_poll
+        pgconn = self.pgconn
         while pgconn.flush():
-            poll.modify(pgconn.socket, select.POLLIN | select.POLLOUT)
-            for _, event in self._poll(deadline):
-                if event != select.POLLOUT:  # a server that cannot send its answers may stop receiving
-                    pgconn.consume_input()
-            poll.modify(pgconn.socket, select.POLLIN)
+            if (yield Wait.RW) != Ready.W:  # a server that cannot send its answers may stop receiving
+                pgconn.consume_input()
         results = []
         while syncs:
             while pgconn.is_busy():
-                self._poll(deadline)
+                yield Wait.R
                 pgconn.consume_input()
             result = pgconn.get_result()
             if result is None:  # the end of one statement's results
@@ -229,13 +251,54 @@ class Session(psycopg.Connection["Row"]):
                 results.append(result)
         return results
 
-    def _poll(self, deadline: float | None) -> list[tuple[int, int]]:
-        left = None if deadline is None else max(0.0, 1000 * (deadline - time.monotonic()))
-        events = self._evlog_poll.poll(left)
+    def _ready(self, wanted: Wait) -> Ready:
+        """Wait until the server has sent something, or takes something."""
+        ready = self._poll(wanted, self.silent_seconds)
+        while not ready:
+            self.check_life()
+            ready = self._poll(wanted, self.silent_seconds)
+        return ready
+
+    def _poll(self, wanted: Wait, seconds: float) -> Ready:
+        poll, number = self._evlog_poll, self.pgconn.socket
+        if wanted != Wait.R:
+            poll.modify(number, select.POLLOUT | (select.POLLIN if wanted == Wait.RW else 0))
+        events = poll.poll(1000 * seconds)
+        if wanted != Wait.R:
+            poll.modify(number, select.POLLIN)
         if not events:
+            return Ready.NONE
+        event = events[0][1]
+        if event == select.POLLOUT:
+            return Ready.W
+        return Ready.RW if event & select.POLLOUT else Ready.R
+
+    def check_life(self, seconds: float | None = None) -> None:
+        """Raise OperationalError, and close the connection, if the server gives no sign of life."""
+        try:
+            with socket.socket(fileno=os.dup(self.pgconn.socket)) as here:
+                family, there = here.family, here.getpeername()
+            with socket.socket(family) as other:
+                other.settimeout(self.silent_seconds / 2 if seconds is None else seconds)
+                other.connect(there)
+                other.sendall(_ASK_FOR_LIFE)
+                if other.recv(1):
+                    return
+        except OSError:
+            pass  # it has vanished
+        self.close()
+        raise psycopg.OperationalError("the server does not answer; it is suspended or has vanished")
+
+    def cancel_and_close(self) -> None:
+        """Have the server cancel its statement, if it answers at once, and close the connection."""
+        try:
+            if not self.closed and self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.check_life(_CANCEL_SECONDS)
+                self.cancel_safe(timeout=_CANCEL_SECONDS)
+        except psycopg.Error:
+            pass  # the server notices that the connection is closed
+        finally:
             self.close()
-            raise psycopg.OperationalError("the server has not answered in time")
-        return events
 
 
 class Connections:
@@ -261,26 +324,35 @@ class Connections:
         finally:
             self.give_back(connection)
 
-    def read(self, call: Callable[[Session], _T]) -> _T:
-        """Return what a function returns that only reads; call it again if the connection breaks."""
-        deadline = time.monotonic() + RETRY_SECONDS
+    def retry(self, call: Callable[[Session], _T], seconds: float | None = None) -> _T:
+        """Return what a function returns that may be called twice; call it again if the connection breaks.
+
+        Args:
+            seconds: for how long; None: the address's time-out.
+        """
+        pause = Pause(time.monotonic() + (self.address.timeout_seconds if seconds is None else seconds))
+        is_moving = False
         while True:
             try:
                 with self.lend() as connection:
                     return call(connection)
             except (StoreUnreachable, EngineError) as error:
+                cause = error.__cause__
                 # A standby cancels a read of what its primary has removed.
-                if isinstance(error, EngineError) and not isinstance(error.__cause__, SerializationFailure):
+                if isinstance(error, EngineError) and not isinstance(cause, SerializationFailure):
                     raise
+                if isinstance(cause, psycopg.Error) and is_read_only(cause):
+                    if is_moving:
+                        raise
+                    is_moving = True  # another connection may lead to the primary
                 self.forget_idle()
-                if time.monotonic() >= deadline:
+                if not pause.take():
                     raise
-                time.sleep(_PAUSE_SECONDS)
 
     def fetch(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
-        """Return the rows of a query with `{schema}` and `%s` in it; read again if the connection breaks."""
+        """Return the rows of a query with `{schema}` and `%s` in it; `retry` says when it is sent again."""
         statement = self.address.sql(query)
-        return self.read(lambda session: session.execute(statement, values or None).fetchall())
+        return self.retry(lambda session: session.execute(statement, values or None).fetchall())
 
     def take(self) -> Session:
         """Return a connection in autocommit mode that no other thread uses.
@@ -309,6 +381,7 @@ class Connections:
                 prepare_threshold=None,
             )
             connection.prepares = self.address.listens
+            connection.silent_seconds = min(_SILENT_SECONDS, self.address.timeout_seconds / 3)
             if self.address.prologue:
                 connection.execute(self.address.prologue)
             return connection

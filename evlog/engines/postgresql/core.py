@@ -40,6 +40,12 @@ class Core:
         rows = self.connections.fetch("select subscription_id from {schema}.subscription_checkpoints")
         return sorted(name for (name,) in rows)
 
+    def removals(self) -> int:
+        """Return how many events compactions have removed."""
+        count: int
+        ((count,),) = self.connections.fetch("select removed from {schema}.log")
+        return count
+
     def bytes_in(self, connection: Connection) -> int:
         """Return the size of all tables and indexes, by a connection that the caller has."""
         row = connection.execute(

@@ -62,8 +62,10 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
         self._sync = sync
         connections = Connections(address)
         try:
-            with connections.lend() as connection:
-                self.store_id, self.created = open_schema(address, connection, create=create)
+            self.store_id, self.created = connections.retry(
+                lambda connection: open_schema(address, connection, create=create),
+                address.open_timeout_seconds,
+            )
             if not address.listens:
                 connections.forget_idle()  # it was opened as a session's
         except BaseException:
@@ -130,15 +132,13 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
         return list_snapshots(self._core.connections)
 
     def removals(self) -> int:
-        count: int
-        ((count,),) = self._core.connections.fetch("select removed from {schema}.log")
-        return count
+        return self._core.removals()
 
     # --- retention
 
     def rules(self) -> Rules:
         """Return the policies in force."""
-        return self._core.connections.read(self._core.reader.policies.refreshed)
+        return self._core.connections.retry(self._core.reader.policies.refreshed)
 
     def flush(self) -> None:
         """Return once everything that is committed is flushed."""
@@ -157,7 +157,7 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
     # --- the whole store
 
     def info(self) -> StoreInfo:
-        return self._core.connections.read(self._info)
+        return self._core.connections.retry(self._info)
 
     def _info(self, connection: Session) -> StoreInfo:
         row = connection.execute(

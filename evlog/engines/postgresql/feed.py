@@ -21,7 +21,7 @@ import psycopg
 from psycopg.errors import ReadOnlySqlTransaction
 
 from evlog.engines.following import ServerFeed
-from evlog.engines.postgresql.connections import RETRY_SECONDS, Connections, leave_to_parent, translated
+from evlog.engines.postgresql.connections import Connections, leave_to_parent, translated
 from evlog.errors import StoreUnreachable
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from evlog.model.events import Event
     from evlog.model.filters import EventFilter, LogSelection
 
+_TIME: Final = (
+    "(select (extract(epoch from created_at) * 1000000)::bigint from {schema}.events "
+    "where global_position = position)"
+)
 _FLUSH_SECONDS: Final = 0.001
 _FLUSH_LOOKS: Final = 5
 _STANDBY_SECONDS: Final = 1.0  # how long `committed` waits for standbys; a flush alone takes milliseconds
@@ -55,21 +59,25 @@ class PostgresqlFeed(ServerFeed):
         self._connections = connections
         self._flush = flush
         self._look_statement = connections.address.sql(
-            "select position, inserted::text, flushed::text, flushed >= %s::pg_lsn, "
-            "not is_standby and current_setting('synchronous_standby_names') <> '' "
+            "select position, inserted::text, flushed::text, flushed >= %s::pg_lsn, is_standby, "
+            "not is_standby and current_setting('synchronous_standby_names') <> '', {time} "
             "from {schema}.head, (select pg_is_in_recovery() as is_standby) s, lateral ("
             "select case when is_standby then '0/0' else pg_current_wal_insert_lsn() end as inserted, "
-            "case when is_standby then '0/0' else pg_current_wal_flush_lsn() end as flushed) w"
+            "case when is_standby then '0/0' else pg_current_wal_flush_lsn() end as flushed) w",
+            time=_TIME,
         )
         self._flushed_look_statement = connections.address.sql(
             "select position, set_config('synchronous_commit', 'on', true), "
-            "pg_logical_emit_message(true, 'evlog', '') from {schema}.head"
+            "pg_logical_emit_message(true, 'evlog', ''), {time} from {schema}.head",
+            time=_TIME,
         )
         self.polling = not connections.address.listens
         self._process = os.getpid()
-        self._pending: tuple[int, str] | None = None  # a position, and the flush that makes it committed
+        # A position, the flush that makes it committed, and the time of its event, unless that was removed.
+        self._pending: tuple[int, str, int | None] | None = None
         self._has_standbys = False  # the server waits for synchronous standbys
         self._is_flushing = False  # the answer to the flushed look is outstanding
+        self._silent_since = 0.0  # when it was sent, or the server has last given a sign of life
         self._notifications: list[Notify] = []  # since the last look
 
     def committed(self, after: int) -> int:
@@ -112,9 +120,7 @@ class PostgresqlFeed(ServerFeed):
         connection, self._connection = self._connection, None
         if connection is not None:
             if self._process == os.getpid():
-                if self._is_flushing and not connection.closed:
-                    connection.pgconn.get_cancel().cancel()  # else its session waits for a standby
-                connection.close()
+                connection.cancel_and_close()  # else its session may wait for a standby
             else:
                 leave_to_parent([connection])
         super().close()
@@ -128,7 +134,7 @@ class PostgresqlFeed(ServerFeed):
         self._waking.wait(seconds, *others)
 
     def _look(self) -> None:
-        deadline = time.monotonic() + RETRY_SECONDS
+        deadline = time.monotonic() + self._connections.address.timeout_seconds
         while True:
             try:
                 with translated(self._connections.address):
@@ -145,15 +151,24 @@ class PostgresqlFeed(ServerFeed):
                     raise
                 self._sleep(_POLL_SECONDS)
         assert row is not None
-        position, inserted, flush, passed, self._has_standbys = row
+        position, inserted, flush, passed, is_standby, self._has_standbys, time_us = row
+        if is_standby and position < self._mark[0]:
+            return  # another one that lags behind
+        if not self._continues(position, self._connections.address.text):
+            return
         if self._pending is not None and passed and not self._must_flush():
-            self._committed = max(self._committed, self._pending[0])
+            self._commit(self._pending[0], self._pending[2])
             self._pending = None
         if position > self._committed and self._pending is None:
             if _lsn(flush) >= _lsn(inserted) and not self._has_standbys:  # in one statement: no crash between
-                self._committed = position
+                self._commit(position, time_us)
             else:
-                self._pending = (position, inserted)
+                self._pending = (position, inserted, time_us)
+
+    def _commit(self, position: int, time_us: int | None) -> None:
+        self._committed = max(self._committed, position)
+        if time_us is not None and position > self._mark[0]:
+            self._mark = (position, time_us)
 
     def _finish_flush(self, position: int, seconds: float | None) -> None:
         """Flush until a position is committed. Return earlier after a crash, a time-out or `wake`."""
@@ -164,7 +179,7 @@ class PostgresqlFeed(ServerFeed):
                     self._connection.is_warned = False
                     self._connection.pgconn.send_query(self._flushed_look_statement)
                     self._connection.pgconn.flush()
-                    self._is_flushing = True
+                    self._is_flushing, self._silent_since = True, time.monotonic()
                 except psycopg.Error:
                     pass  # `_look` below opens another connection
             left = _LISTEN_TICK_SECONDS if deadline is None else deadline - time.monotonic()
@@ -179,6 +194,9 @@ class PostgresqlFeed(ServerFeed):
         server.flush()  # libpq may not have sent the whole request
         server.consume_input()
         if server.is_busy():
+            if time.monotonic() - self._silent_since >= connection.silent_seconds:
+                connection.check_life()  # it may wait for a standby
+                self._silent_since = time.monotonic()
             return False
         self._is_flushing = False
         while (result := server.get_result()) is not None:
@@ -187,8 +205,9 @@ class PostgresqlFeed(ServerFeed):
                 raise psycopg.OperationalError(result.get_error_message())
             if connection.is_warned:  # the wait for a standby was cancelled: the look is made again
                 continue
-            position = int(result.get_value(0, 0) or 0)
-            self._committed, self._pending = max(self._committed, position), None
+            time_us = result.get_value(0, 3)
+            self._commit(int(result.get_value(0, 0) or 0), None if time_us is None else int(time_us))
+            self._pending = None
         return True
 
     def _must_flush(self) -> bool:
@@ -201,6 +220,7 @@ class PostgresqlFeed(ServerFeed):
             self._connection = self._pending = None
             self._is_flushing = False
             connection = self._connection = self._connections.take()
+            self._is_doubtful = True
             self.polling = not self._connections.address.listens
             if not self.polling:
                 connection.add_notify_handler(self._notifications.append)  # a method would be a cycle

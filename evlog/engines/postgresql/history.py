@@ -8,6 +8,7 @@ is recognized.
 from __future__ import annotations
 
 import time
+from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -15,8 +16,9 @@ from uuid import UUID
 import psycopg
 
 from evlog.engines.postgresql import wire
-from evlog.engines.postgresql.connections import RETRY_SECONDS, Statement, is_broken, translate
+from evlog.engines.postgresql.connections import Statement, is_broken, translate
 from evlog.engines.postgresql.rows import COLUMNS, load_rows
+from evlog.engines.waiting import Pause
 from evlog.errors import StoreUnreachable
 from evlog.model.events import (
     CONTENT_TYPES,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from evlog.engines.postgresql.connections import Connection
+    from evlog.engines.postgresql.connections import Connection, Session
     from evlog.engines.postgresql.core import Core
 
 _PAGE_ROWS: Final = 2000
@@ -72,7 +74,7 @@ def read_frames(core: Core, after: int, to: int) -> Iterator[tuple[int, Event]]:
     first = after + 1
     while after < to:
         asked = [(statement, (wire.int8(after), wire.int8(to)))]
-        (result,) = core.connections.read(lambda session: session.run(asked))  # noqa: B023 - called here
+        (result,) = core.connections.retry(lambda session: session.run(asked))  # noqa: B023 - called here
         rows = load_rows(result, tuple)
         for row in rows:
             yield max(row[-1], first), Event(row[:-1])
@@ -93,7 +95,7 @@ def read_removed(core: Core, after: int, to: int) -> Iterator[RemovedRecord]:
     )
     while after < to:
         bounds = after, to
-        rows = core.connections.read(
+        rows = core.connections.retry(
             lambda session: session.cursor(binary=True).execute(statement, bounds).fetchall()  # noqa: B023
         )
         for *place, type, tags in rows:
@@ -137,17 +139,24 @@ def standing(core: Core) -> Standing:
 
 def change_standing(core: Core, before: Standing, after: Standing, head: int | None) -> bool:
     """Replace the standing, durably, if it is `before` and the log ends at `head`; else return False."""
-    with core.connections.lend() as connection, connection.transaction():
-        connection.execute(core.sql("select {schema}.lock_log()"))
-        changed = connection.execute(
-            core.sql(
-                "update {schema}.log set mirror_of = nullif(%s, '')::uuid, moved_to = nullif(%s, '') "
-                "where coalesce(mirror_of::text, '') = %s and coalesce(moved_to, '') = %s "
-                "and (select %s::bigint is null or position = %s from {schema}.head)"
-            ),
-            (*after, *before, head, head),
-        )
-        return changed.rowcount == 1
+    is_sent = False
+
+    def change(connection: Session) -> bool:
+        nonlocal is_sent
+        with connection.transaction():
+            connection.execute(core.sql("select {schema}.lock_log()"))
+            changed = connection.execute(
+                core.sql(
+                    "update {schema}.log set mirror_of = nullif(%s, '')::uuid, moved_to = nullif(%s, '') "
+                    "where coalesce(mirror_of::text, '') = %s and coalesce(moved_to, '') = %s "
+                    "and (select %s::bigint is null or position = %s from {schema}.head)"
+                ),
+                (*after, *before, head, head),
+            )
+            was_sent, is_sent = is_sent, True
+        return changed.rowcount == 1 or (was_sent and standing(core) == after)
+
+    return core.connections.retry(change)
 
 
 # --- appending
@@ -159,8 +168,8 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
     Raises:
         MirrorConflict: the store is not a mirror of the source, or does not end where the piece begins.
     """
-    deadline = time.monotonic() + RETRY_SECONDS
-    pause_seconds, sent, raw_json = 0.05, False, False
+    pause = Pause(time.monotonic() + core.address.timeout_seconds)
+    sent = raw_json = False
     while True:
         connection = None
         try:
@@ -174,11 +183,9 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
                 raw_json = True  # PostgreSQL's parser refuses some JSON: keep its bytes
                 continue
             core.connections.forget_idle()
-            if time.monotonic() >= deadline:
+            if not pause.take():
                 raise translate(error, core.address) if isinstance(error, psycopg.Error) else error from None
             sent = True  # perhaps
-            time.sleep(pause_seconds)
-            pause_seconds = min(1.0, 2 * pause_seconds)
         finally:
             if connection is not None:
                 core.connections.give_back(connection)
@@ -222,13 +229,17 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
     Raises:
         MirrorConflict: the store is not a mirror of the source.
     """
-    for at in range(0, max(1, len(removed)), _REMOVE_ROWS):
-        positions = [each.position for each in removed[at : at + _REMOVE_ROWS]]
-        with core.connections.lend() as connection, connection.transaction():
+
+    def remove(connection: Session, positions: list[int]) -> None:
+        with connection.transaction():
             connection.execute(core.sql("select {schema}.lock_log()"))
             row = connection.execute(core.sql("select mirror_of from {schema}.log")).fetchone()
             check_mirror(core.address.text, (str(row and row[0]), ""), source_id)
             connection.execute(core.sql("select {schema}.remove_positions(%s)"), (positions,))
+
+    for at in range(0, max(1, len(removed)), _REMOVE_ROWS):
+        positions = [each.position for each in removed[at : at + _REMOVE_ROWS]]
+        core.connections.retry(partial(remove, positions=positions))
 
 
 def _check(core: Core, piece: HistoryPiece, position: int, mirror_of: UUID | None) -> None:

@@ -42,8 +42,8 @@ class Reader:
         # In one round trip: whether there are policies that are not known here, and the first page.
         conditions = self._stream_conditions(stream, filter, filter.since_us)
         asked = [self.policies.question, *([self._page(pages, conditions)] if pages.rows else [])]
-        known, *results = self._connections.read(lambda session: session.run(asked))
-        rules = self.policies.maybe_current(known) or self._connections.read(self.policies.refreshed)
+        known, *results = self._connections.retry(lambda session: session.run(asked))
+        rules = self.policies.maybe_current(known) or self._connections.retry(self.policies.refreshed)
         rule = rules.rule_for(stream)
         if rule is None:
             first = [event for result in results for event in load_rows(result, Event)]
@@ -79,7 +79,7 @@ class Reader:
         yield from found
         while pages.rows:
             page = self._page(pages, conditions)
-            (result,) = self._connections.read(lambda session: session.run([page]))  # noqa: B023 - called here
+            (result,) = self._connections.retry(lambda session: session.run([page]))  # noqa: B023 - called here
             found = load_rows(result, Event)
             pages.advance(found)
             yield from found
@@ -115,7 +115,7 @@ class Reader:
         return {id.bytes: position for id, position in rows}
 
     def versions(self, streams: Sequence[str]) -> list[int]:
-        return self._connections.read(lambda session: self.versions_in(session, streams))
+        return self._connections.retry(lambda session: self.versions_in(session, streams))
 
     def versions_in(self, connection: Connection, streams: Sequence[str]) -> list[int]:
         """Return the last versions, by a connection that the caller has."""
@@ -159,7 +159,7 @@ class Reader:
                 found.append(StreamInfo(name, count, first, version, time_us, kept))
             return found
 
-        return iter(self._connections.read(found_in))
+        return iter(self._connections.retry(found_in))
 
     def _visible(
         self, connection: Connection, stream: str, rule: Rule, version: int, first: int, now_us: int
@@ -180,7 +180,7 @@ class Reader:
         return first, max(0, version - first + 1)
 
     def head(self) -> int:
-        return self._connections.read(self.head_in)
+        return self._connections.retry(self.head_in)
 
     def head_in(self, connection: Connection) -> int:
         """Return the last position, by a connection that the caller has."""

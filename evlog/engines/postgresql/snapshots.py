@@ -37,13 +37,15 @@ class PostgresqlSnapshot:
                 "where stream_id = %(stream)s and name = %(name)s and snapshot_data = %(before)s"
             )
         values = {**self._key, "content": content, "before": before}
-        with self._connections.lend() as connection:
-            return connection.execute(self._sql(statement), values).rowcount == 1
+        return self._connections.retry(
+            lambda connection: connection.execute(self._sql(statement), values).rowcount == 1
+        )
 
     def delete(self) -> bool:
+        was_there = self.load() is not None  # a second try would find nothing
         statement = "delete from {schema}.snapshots where stream_id = %(stream)s and name = %(name)s"
-        with self._connections.lend() as connection:
-            return connection.execute(self._sql(statement), self._key).rowcount == 1
+        self._connections.retry(lambda connection: connection.execute(self._sql(statement), self._key))
+        return was_there
 
 
 def list_snapshots(connections: Connections) -> list[tuple[str, str | None]]:

@@ -181,7 +181,7 @@ def test_a_table_of_somebody_else_is_left_alone(
             {"AttributeName": name, "AttributeType": type} for name, type, _ in (*keys, *index)
         ],
         KeySchema=schema(keys),
-        **({"GlobalSecondaryIndexes": [indexes]} if index else {}),
+        **({"GlobalSecondaryIndexes": [indexes]} if index else {}),  # type: ignore[arg-type]
     )
     with pytest.raises(evlog.ServerUnsuitable) as caught:
         evlog.open(url, create=True)
@@ -211,10 +211,9 @@ def test_a_refusal_of_the_service_is_one_of_evlogs_errors(
     code: str, error: type[evlog.EvlogError], exit_code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evlog.engines.dynamodb.client._ATTEMPTS", 1)
-    monkeypatch.setattr("evlog.engines.dynamodb.client._THROTTLED_SECONDS", 0.0)
     monkeypatch.setattr(os, "environ", os.environ | {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
     with refusing(code) as port, pytest.raises(error) as caught:
-        evlog.open(f"dynamodb://eu-central-1/table?endpoint=http://127.0.0.1:{port}")
+        evlog.open(f"dynamodb://eu-central-1/table?endpoint=http://127.0.0.1:{port}&timeout=0.1")
     assert caught.value.exit_code == exit_code
     assert "\n" not in str(caught.value)
 

@@ -35,9 +35,9 @@ def test_nothing_acknowledged_is_lost_or_doubled_when_the_broker_is_killed(
     broker: kafka.KafkaServer, tmp_path: Path
 ) -> None:
     with evlog.open(tmp_path / "source", create=True) as source:
-        mirrored = broker.url("mirrored")
+        mirrored = broker.url("mirrored", timeout=100)
         evlog.open(mirrored, create=True).close()
-        with loading(broker.url("killed")) as load, mirroring(source, mirrored) as mirror:
+        with loading(broker.url("killed", timeout=100)) as load, mirroring(source, mirrored) as mirror:
             for kill in range(KILLS):
                 load.wait_for_appends(APPENDS_BETWEEN)
                 mirror.copy_some(kill)

@@ -572,8 +572,10 @@ def test_an_answer_without_an_offset_is_not_the_end_of_the_topic(
             done.set_result(SimpleNamespace(offset=offset))
             return dict.fromkeys(asked, done)
 
-        monkeypatch.setattr(Client, "admin", SimpleNamespace(list_offsets=list_offsets))
-        assert client.end(topic_of(url)) == 2
+        monkeypatch.setattr(
+            Client, "admin", SimpleNamespace(list_offsets=list_offsets, list_topics=admin.list_topics)
+        )
+        assert client.end(topic_of(url), 60) == 2
         assert next(answers, None) is None
 
 

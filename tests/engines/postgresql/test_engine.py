@@ -26,7 +26,7 @@ from evlog.engines.postgresql.connections import Address, DatabaseNotFound, Sess
 from evlog.engines.postgresql.engine import PostgresqlEngine
 from evlog.model.events import MAX_EVENT_BYTES, Event
 from evlog.testing.base import in_threads
-from tests.support.postgresql import PostgresqlServer, scratch, serving
+from tests.support.postgresql import PostgresqlServer
 from tests.support.programs import let_go, start_python
 from tests.support.server import free_port
 from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
@@ -120,8 +120,7 @@ def test_an_append_whose_flush_fails_is_sent_again(
     postgresql_url: Url, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing = Statement(b"select 1 / 0")
-    monkeypatch.setattr("evlog.engines.postgresql.appends.RETRY_SECONDS", 0.5)
-    with evlog.open(postgresql_url(), create=True) as store:
+    with evlog.open(postgresql_url() + "&timeout=0.5", create=True) as store:
         with monkeypatch.context() as patch:
             patch.setattr("evlog.engines.postgresql.appends._FLUSH", (failing, ()))
             with pytest.raises(evlog.AppendUnknown, match="committed and not flushed"):
@@ -130,7 +129,7 @@ def test_an_append_whose_flush_fails_is_sent_again(
         flush = Statement(FLUSH)
         failures = iter([failing, failing])
 
-        def run(session: Session, *transactions: Any, seconds: float | None = None) -> Any:
+        def run(session: Session, *transactions: Any) -> Any:
             statement = next(failures, flush) if len(transactions[0]) > 2 else flush
             parts = [(statement if each.text == FLUSH else each, values) for each, values in transactions[0]]
             return session_run(session, parts, *transactions[1:])
@@ -717,22 +716,6 @@ def test_an_append_waits_no_longer_than_its_lock_timeout(postgresql_url: Url) ->
         assert [event.data for event in store.read_all()] == [b"0", b"2"] * 3
 
 
-def test_an_append_with_a_lock_timeout_does_not_wait_for_a_suspended_server(
-    postgresql_programs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("evlog.engines.postgresql.appends.RETRY_SECONDS", 0.5)
-    with (
-        scratch() as folder,
-        serving(folder, postgresql_programs, fsync="off") as server,
-        evlog.open(server.url(), create=True, lock_timeout=0.5) as store,
-    ):
-        store.append("a", [NewEvent("T", 0)])
-        with server.suspended(), pytest.raises(evlog.AppendUnknown, match="not answered in time"):
-            store.append("a", [NewEvent("T", 1)])
-        assert store.append("a", [NewEvent("T", 2)]).last_version in (2, 3)
-        assert store.verify().ok
-
-
 def test_a_refused_append_keeps_its_session(postgresql_url: Url, monkeypatch: pytest.MonkeyPatch) -> None:
     url = postgresql_url()
     with evlog.open(url, create=True) as one, evlog.open(url) as two:
@@ -765,9 +748,9 @@ def test_only_a_writer_that_is_alone_commits_with_its_flush(
     sent: list[list[bytes]] = []
     run = Session.run
 
-    def recorded(session: Session, *transactions: Any, seconds: float | None = None) -> Any:
+    def recorded(session: Session, *transactions: Any) -> Any:
         sent.append([statement.text for statements in transactions for statement, _ in statements])
-        return run(session, *transactions, seconds=seconds)
+        return run(session, *transactions)
 
     def flushes_apart(store: evlog.EventStore, event: NewEvent) -> bool:
         del sent[:]
