@@ -10,7 +10,9 @@ from typing import Any, Self
 class Interrupted:
     """A block that gets a KeyboardInterrupt at its n-th step; a context manager.
 
-    A step is where Python handles signals: the begin of a function, or the return from a function in C.
+    A step is where Python handles signals: the begin of a function, or the return from a function in C. The
+    begin of a `with` is none: only Python 3.14 handles signals there, and loses what was taken, as the
+    guide says in its limits.
 
     Args:
         step: its number, from 1.
@@ -23,7 +25,9 @@ class Interrupted:
         self._files = {module.__file__ for module in modules}
         self._before: Any = None
 
-    def _profile(self, frame: FrameType, event: str, _argument: object) -> None:
+    def _profile(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event == "c_return" and argument.__name__ == "__enter__":
+            return
         if event in ("call", "c_return") and frame.f_code.co_filename in self._files:
             self._left -= 1
             if self._left == 0:
