@@ -1,4 +1,4 @@
-"""The tests, each in the place of what it tests: `pytest -q -n 2 --dist loadgroup` runs all of them.
+"""The tests, each in the place of what it tests: `pytest -q -n 4 --dist loadgroup` runs all of them.
 
 model process files engines state schemas decisions subscriptions transfer aio adapters web cli   as in evlog
 
