@@ -56,15 +56,17 @@ def interruptions(
     return Outcome(digests, failures)
 
 
-@pytest.mark.parametrize(("compress", "most", "stride", "share"), [(False, 3, 700, 5), (True, 1, 1500, 10)])
+@pytest.mark.parametrize(
+    ("compress", "most", "stride", "share", "step"), [(False, 3, 700, 5, 2), (True, 1, 1500, 10, 6)]
+)
 def test_an_interrupted_compaction_loses_nothing_and_is_taken_up_again(
-    compress: bool, most: int, stride: int, share: int
+    compress: bool, most: int, stride: int, share: int, step: int
 ) -> None:
     recording, facts = compacting(compress=compress)
     assert len(facts.hidden) > 30
     jobs: list[explore.Job] = [
         (interruptions, (recording, facts, most, stride, share, moments))
-        for moments in explore.shares(recording)
+        for moments in explore.shares(recording, step)
     ]
     outcome = explore.run(jobs)
     explore.expect(outcome, MIN_DISTINCT_STATES)
