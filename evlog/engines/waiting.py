@@ -9,12 +9,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from evlog.errors import InvalidArgument
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 RELEASE_SECONDS: Final = 0.5
 _CALL_SECONDS: Final = 30.0
@@ -23,16 +20,15 @@ _FIRST_PAUSE_SECONDS: Final = 0.02
 _LAST_PAUSE_SECONDS: Final = 0.5
 
 
-def timeouts_of(options: Mapping[str, str], address: str) -> tuple[float, float]:
+def timeouts_of(text: str | None, address: str) -> tuple[float, float]:
     """Return for how long a call is tried again, and for how long a server is looked for at open.
 
     Args:
-        options: of the URL; `address` is its text for errors.
+        text: the URL's option `timeout`, if it has one; `address` is the URL for errors.
 
     Raises:
-        InvalidArgument: the option `timeout` is not a number of seconds.
+        InvalidArgument: it is not a number of seconds.
     """
-    text = options.get("timeout")
     if text is None:
         return _CALL_SECONDS, _OPEN_SECONDS
     try:

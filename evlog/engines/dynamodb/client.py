@@ -99,7 +99,7 @@ class Address:
             # Without a user: botocore signs with the chain's credentials, and shows the endpoint in messages.
             self.endpoint = shown["endpoint"] = _endpoint(self.endpoint)
         self.profile = options.pop("profile", None)
-        timeout = {name: options.pop(name) for name in ("timeout",) if name in options}
+        timeout = options.pop("timeout", None)
         self.region, self.table = parts.netloc.rpartition("@")[2], parts.path.strip("/")
         self.text = make_url("dynamodb", self.region, f"/{self.table}", urlencode(shown, safe=":/"))
         if options:
@@ -272,9 +272,8 @@ class Client:
         distinct = list(dict.fromkeys(keys))
         table = self.address.table
         for at in range(0, len(distinct), _BATCH_READ):
-            deadline = time.monotonic() + self.timeout_seconds
+            pause = Pause(time.monotonic() + self.timeout_seconds)
             left: Any = [key_of(key) for key in distinct[at : at + _BATCH_READ]]
-            pause_seconds = 0.01
             while left:
                 answer = self._batch(
                     "batch_get_item", RequestItems={table: {"Keys": left, "ConsistentRead": True}}
@@ -282,8 +281,8 @@ class Client:
                 items = answer["Responses"].get(table, ())
                 found.update(((item["PK"]["S"], item["SK"]["S"]), item) for item in items)
                 left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys")
-                if left and not items:  # else the answer was full
-                    pause_seconds = self._pause(pause_seconds, deadline)
+                if left and not items and not pause.take():  # with items the answer was full
+                    raise self._throttled()
         return found
 
     def query(
@@ -384,21 +383,16 @@ class Client:
         requests += [{"DeleteRequest": {"Key": key_of(key)}} for key in deletes]
         table = self.address.table
         for at in range(0, len(requests), _BATCH_WRITE):
-            deadline = time.monotonic() + self.timeout_seconds
+            pause = Pause(time.monotonic() + self.timeout_seconds)
             left: Any = requests[at : at + _BATCH_WRITE]
-            pause_seconds = 0.01
             while left:
                 answer = self._batch("batch_write_item", RequestItems={table: left})
                 left = answer.get("UnprocessedItems", {}).get(table)
-                if left:
-                    pause_seconds = self._pause(pause_seconds, deadline)
+                if left and not pause.take():
+                    raise self._throttled()
 
-    def _pause(self, seconds: float, deadline: float) -> float:
-        """Wait before the rest of a batch is sent again, and return the next pause."""
-        if time.monotonic() >= deadline:
-            raise StoreThrottled(self.address.text, "the service takes only a part of each batch")
-        time.sleep(seconds)
-        return min(1.0, 2 * seconds)
+    def _throttled(self) -> StoreThrottled:
+        return StoreThrottled(self.address.text, "the service takes only a part of each batch")
 
 
 def key_of(key: Key) -> Item:

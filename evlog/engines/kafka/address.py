@@ -63,7 +63,7 @@ class Address:
         given = dict(options)
         self.partitions = self._number(given, "partitions")
         self.replicas = self._number(given, "replicas")
-        self.timeout_seconds, self.open_timeout_seconds = timeouts_of(given, self.text)
+        self.timeout_seconds, self.open_timeout_seconds = timeouts_of(given.get("timeout"), self.text)
         settings = {} if "config" not in given else _read_settings(given["config"])
         settings |= {key: value for key, value in given.items() if key not in _OWN}
         fixed = next((key for key in settings if _FIXED.fullmatch(key)), None)

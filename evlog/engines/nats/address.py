@@ -52,7 +52,7 @@ class Address:
             self.servers = [_host(host) for host in hosts.split(",")]
         except ValueError as error:
             raise InvalidArgument(f"invalid URL {self.text} ({error})") from None
-        self.timeout_seconds, self.open_timeout_seconds = timeouts_of(options, self.text)
+        self.timeout_seconds, self.open_timeout_seconds = timeouts_of(options.get("timeout"), self.text)
         self.replicas = int(options["replicas"]) if "replicas" in options else None
         self.uses_tls = options.get("tls") == "yes"
         self.ca = options.get("ca") or os.environ.get("NATS_CA")

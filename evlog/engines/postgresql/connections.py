@@ -112,7 +112,7 @@ class Address:
         self.text = make_url(
             "postgresql", user.partition(":")[0] + at + host, parts.path, urlencode(shown, safe="*")
         )
-        self.timeout_seconds, self.open_timeout_seconds = timeouts_of(own, self.text)
+        self.timeout_seconds, self.open_timeout_seconds = timeouts_of(own.get("timeout"), self.text)
         try:
             given = conninfo_to_dict(self.conninfo)
         except psycopg.ProgrammingError as error:
