@@ -178,7 +178,8 @@ class AsyncSubscription:
         follower = self._follower
         try:
             follower.handed = None
-            if follower.next == len(follower.taken) and not follower.stopped:
+            is_due = self._asked is not None or follower.next == len(follower.taken)
+            if is_due and not follower.stopped:
                 await self._take()
             elif self.name is not None and time.monotonic() >= self._save_due:
                 self._save_due = time.monotonic() + _SAVE_SECONDS

@@ -231,6 +231,36 @@ def test_a_canceled_wait_loses_no_event(path: str) -> None:
     run(body())
 
 
+def test_a_task_that_asks_while_the_thread_takes_for_a_canceled_one_gets_its_events(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_taken, may_end = threading.Event(), threading.Event()
+    at_hand = evlog.Subscription.next_at_hand
+
+    def held(run: evlog.Subscription) -> evlog.Event | None:
+        if run._handed is not None:  # the thread has taken the first event, and not ended
+            has_taken.set()
+            assert may_end.wait(LONG_SECONDS)
+        return at_hand(run)
+
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(1)])
+            async with store.subscribe() as events:
+                monkeypatch.setattr(evlog.Subscription, "next_at_hand", held)
+                first_task = asyncio.create_task(anext(events))
+                await until(has_taken.is_set)
+                await canceled(first_task)
+                second_task = asyncio.create_task(anext(events))
+                await asyncio.sleep(0)
+                may_end.set()
+                assert number_of(await second_task) == 1
+                await store.append("a", [new(2)])
+                assert await first(events, 1) == [2]
+
+    run(body())
+
+
 def test_a_checkpoint_passes_only_what_was_acknowledged(path: str) -> None:
     async def body() -> None:
         async with await aio.open(path, create=True, sync="none") as store:
