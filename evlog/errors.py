@@ -778,7 +778,7 @@ def unknown_after(error: EvlogError, address: str) -> AppendUnknown:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= 200 else text[:180] + "…"
+    return text if len(text) <= 200 else text[:100] + "…" + text[-90:]  # what is wrong is often at the end
 
 
 def shorten(value: object, length: int = 80) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import evlog
-from evlog import CorruptionError, EventStore, SchemaViolation
+from evlog import CorruptionError, EventStore, NewEvent, SchemaViolation
 from evlog.engine import Engine
 from evlog.files.disk.files import Disk
 from evlog.model.appends import AppendRequest, AppendResult
@@ -27,6 +27,12 @@ def refused(store: EventStore) -> bool:
     except SchemaViolation:
         return True
     return False
+
+
+def test_a_message_about_large_data_says_what_is_wrong(store: EventStore) -> None:
+    store.set_schema("P", {"type": "integer"})
+    with pytest.raises(SchemaViolation, match=r'of \'P\': "x+…x+" is not of type "integer"; correct'):
+        store.append("a", [NewEvent("P", "x" * 1000)])
 
 
 def test_a_store_without_schemas_looks_for_none(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
