@@ -52,22 +52,23 @@ class Workers:
         future: asyncio.Future[_T] = self.loop.create_future()
         results = self._results
         results.awaited += 1
+        call = _Call(future, function, arguments, options)
         if self._stopped:
-            self._start_thread()
-        elif results.awaited > self._threads and self._threads < self._limit:
+            calls: SimpleQueue[_Call | None] = SimpleQueue()  # the other one may wait for a blocked call
+            calls.put(call)
+            calls.put(None)
+            self._start_thread(calls)
+            return future
+        if results.awaited > self._threads and self._threads < self._limit:
             self._threads += 1
-            self._start_thread()
-        self._calls.put(_Call(future, function, arguments, options))
-        if self._stopped:
-            self._calls.put(None)
+            self._start_thread(self._calls)
+        self._calls.put(call)
         return future
 
-    def _start_thread(self) -> None:
+    def _start_thread(self, calls: SimpleQueue[_Call | None]) -> None:
         # A thread has no reference to this object, so the object can be collected while threads wait. A
         # daemon thread does not delay the exit of a program that forgot to close its store.
-        thread = threading.Thread(
-            target=_serve, args=(self._calls, self._results), name=self._name, daemon=True
-        )
+        thread = threading.Thread(target=_serve, args=(calls, self._results), name=self._name, daemon=True)
         without_signals(thread.start)
 
     def stop(self) -> None:

@@ -467,6 +467,23 @@ def test_closing_the_store_does_not_wait_for_calls(path: str) -> None:
     run(body())
 
 
+def test_a_closed_store_refuses_calls_while_an_earlier_one_is_blocked(path: str) -> None:
+    blocked = threading.Event()
+
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            call = asyncio.create_task(store.call(blocked.wait, LONG_SECONDS))
+            await asyncio.sleep(0)
+        try:
+            with pytest.raises(StoreClosed):
+                await asyncio.wait_for(store.last("a"), LONG_SECONDS / 2)
+        finally:
+            blocked.set()
+        await call
+
+    run(body())
+
+
 @pytest.mark.parametrize("what", ["subscription", "store"])
 def test_a_canceled_close_closes(path: str, what: str) -> None:
     async def body() -> None:
