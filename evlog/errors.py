@@ -446,7 +446,7 @@ class ShardsApart(EvlogError):
         found = ", ".join(f"{each} is at {position}" for each, position in positions.items())
         super().__init__(
             f"subscription {shorten(name)} is shared by another number of consumers: {found}",
-            "run each of them to the same position first, the end of the log for example",
+            f"run each of them to the same position first, for example to {max(positions.values())}",
         )
         self.name = name
         self.positions = positions

@@ -847,6 +847,7 @@ class EventStore:
         metadata: Mapping[str, object] | None = None,
         grep: str | Collection[str] | None = None,
         since: datetime | None = None,
+        to: int | None = None,
         follow: bool = True,
         idle: float | None = None,
         timeout: float | None = None,
@@ -864,6 +865,7 @@ class EventStore:
             stream, category, types, tags, correlation, metadata, grep: only these events, as `read_all`. A
                 name keeps its filter: its next run need not give one.
             since: the first run begins with the first event written at or after this time.
+            to: the run ends after this position, which it waits for. So the next run continues after it.
             follow: wait for more; if false, end at the present end of the log.
             idle: seconds; the iteration ends when no event came for this long.
             timeout: seconds; this long after its begin the iteration delivers what is committed by then, and
@@ -884,7 +886,7 @@ class EventStore:
         """
         from evlog.subscriptions.named import begin
 
-        check_numbers(after=after)
+        check_numbers(after=after, to=to)
         check_seconds(idle=idle, timeout=timeout)
         if stream is not None:
             check_readable_name(stream)
@@ -898,6 +900,7 @@ class EventStore:
             name,
             filter,
             after,
+            to=to,
             follow=follow,
             idle_seconds=idle,
             timeout_seconds=timeout,
@@ -923,6 +926,7 @@ class EventStore:
         metadata: Mapping[str, object] | None = None,
         grep: str | Collection[str] | None = None,
         since: datetime | None = None,
+        to: int | None = None,
         follow: bool = True,
         idle: float | None = None,
         timeout: float | None = None,
@@ -935,8 +939,8 @@ class EventStore:
         """Call the handler with every event of a named subscription: at least once, in order.
 
         The checkpoint passes an event after the handler has returned. Returns when the subscription ends: by
-        `follow`, `idle` or `timeout`; raises StoreClosed when the store is closed. To end it from another
-        thread or a signal handler, take the two steps that this takes, and call `stop` of the run:
+        `to`, `follow`, `idle` or `timeout`; raises StoreClosed when the store is closed. To end it from
+        another thread or a signal handler, take the two steps that this takes, and call `stop` of the run:
 
             with store.subscribe(name) as run:
                 signal.signal(signal.SIGTERM, lambda *_: run.stop())
@@ -953,8 +957,8 @@ class EventStore:
             retry_delay: seconds between two tries; None: 0.1 s, 0.2 s … 10 s.
             on_failure: "stop": raise the last error; the next run begins with that event. "park": set the
                 event aside with the error, for `parked` and `replay_parked`, and continue.
-            after, stream, category, types, tags, correlation, metadata, grep, since, follow, idle, timeout,
-                shard: as `subscribe`.
+            after, stream, category, types, tags, correlation, metadata, grep, since, to, follow, idle,
+                timeout, shard: as `subscribe`.
 
         Raises:
             As `subscribe`, and what the handler raised last.
@@ -977,6 +981,7 @@ class EventStore:
             metadata=metadata,
             grep=grep,
             since=since,
+            to=to,
             follow=follow,
             idle=idle,
             timeout=timeout,

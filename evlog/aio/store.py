@@ -177,6 +177,7 @@ class AsyncStore:
         metadata: Mapping[str, object] | None = None,
         grep: str | Collection[str] | None = None,
         since: datetime | None = None,
+        to: int | None = None,
         follow: bool = True,
         idle: float | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - that of the subscription, as in EventStore
@@ -207,6 +208,7 @@ class AsyncStore:
             metadata=metadata,
             grep=grep,
             since=since,
+            to=to,
             follow=follow,
             idle=idle,
             timeout=timeout,

@@ -49,10 +49,10 @@ if TYPE_CHECKING:
 HELP: Final = """Print the last events; with -f also new ones, as soon as they are on disk.
 
 In a pipe every event is one line of JSON, written at once; on a terminal it is a row of a table. With -f a
-store or STREAM that does not exist yet is waited for. --count and --until-type say what to wait for: exit
-code 0 if it came, 8 if --timeout or --idle ran out first, 1 if the reader of the output left first. Events
-that are there already count, however old, unless -n, --after or --since say where to start. A DURATION is
-seconds, or a number with s, m, h, d or w.
+store or STREAM that does not exist yet is waited for. --count, --until-type and --to say what to wait for:
+exit code 0 if it came, 8 if --timeout or --idle ran out first, 1 if the reader of the output left first.
+Events that are there already count, however old, unless -n, --after or --since say where to start. A DURATION
+is seconds, or a number with s, m, h, d or w.
 
 \b
   evlog tail -n 3
@@ -85,12 +85,13 @@ PARAMETERS: Final = (
     option(
         "-n",
         "N|all",
-        f"Start with the last N; default {_LAST}, or all with any of --name, --after, --since, --count, "
-        "--until-type and --fail-type.",
+        f"Start with the last N; default {_LAST}, or all with any of --name, --after, --since, --to, "
+        "--count, --until-type and --fail-type.",
         name="last",
     ),
     flag("--follow -f", "Continue with new events."),
     option("--after", "N", "Start after this position (with STREAM: version).", BOUND),
+    option("--to", "N", "Stop after this position, matching or not.", BOUND),
     *FILTER,
     option("--name", "NAME", "A durable subscription: continue where it stopped."),
     option("--shard", "K/N", "With --name: share it by N consumers; this one takes a Kth of the streams."),
@@ -117,7 +118,8 @@ class NotInTime(EvlogError):
 
     def __init__(self, condition: StopCondition, option: str | None, duration: str | None) -> None:
         if option is None:
-            super().__init__(f"{condition} not found", "use -f to wait for it")
+            advice = "use -f to wait for it" if condition.to is None else "use -f, or increase --to"
+            super().__init__(f"{condition} not found", advice)
         elif not condition:
             super().__init__(f"{option} {duration} ran out", "run it again to continue")
         else:
@@ -188,7 +190,7 @@ class _Plan:
         self.filter = make_filter(given.stream, given.category, given.type or None, tags=given.tag, **content)
         self.since: datetime | None = given.since
         self.after: int | None = given.after
-        self.condition = StopCondition(given.count, given.until_type, given.fail_type)
+        self.condition = StopCondition(given.count, given.until_type, given.fail_type, given.to)
         starts = given.after is not None or given.since is not None
         self.last = _parse_last(
             given.last, whole=bool(self.name or starts or self.condition or given.fail_type)
@@ -226,6 +228,8 @@ def _check(given: Given) -> None:
     if given.exec is None and any(getattr(given, name) is not None for name in for_exec):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in for_exec)
         raise InvalidArgument(f"{names} need --exec", "add it, or leave them out")
+    if given.to is not None and given.stream is not None:
+        raise InvalidArgument("--to is a position of the store", "leave STREAM out, or use --count")
     if given.shard is not None and given.name is None:
         raise InvalidArgument("--shard needs a subscription to share", "add --name")
     if given.on_failure == "park" and given.name is None:
@@ -264,9 +268,9 @@ def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> s
             raise missing_stream(store, filter.stream, "evlog tail")
         if console.stderr_is_terminal():
             console.note(f"no stream {filter.stream!r} yet; waiting for it")
-    start = 0
+    start, to = 0, plan.condition.to
     if name is None or not _is_known(store, name):
-        start = start_position(store, filter, last=plan.last, after=plan.after, since=plan.since)
+        start = start_position(store, filter, last=plan.last, after=plan.after, to=to, since=plan.since)
     with stops.held:  # so that a subscription that was begun is closed
         subscription = store.subscribe(
             name,
@@ -278,6 +282,7 @@ def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> s
             metadata=dict(filter.metadata) or None,
             grep=filter.grep or None,
             since=plan.since if name is None else None,  # it can be in the future
+            to=to,
             follow=plan.follow,
             shard=plan.shard,
         )

@@ -59,6 +59,7 @@ class Subscription:
         filter: EventFilter,
         after: int,
         *,
+        to: int | None = None,
         follow: bool,
         idle_seconds: float | None = None,
         timeout_seconds: float | None = None,
@@ -95,7 +96,11 @@ class Subscription:
         self._taker: int | None = None  # the thread that is in `next_event` or `events_at_hand`
         self._inside = False  # whether a method is running that holds the mutex
         self._feed = engine.follow(filter)
-        self._end = None if follow else self._feed.end()
+        self._follow = follow  # until the time is over
+        self._end = to  # nothing after this position is delivered; None: no end
+        if not follow:
+            end = self._feed.end()
+            self._end = end if to is None else min(to, end)
 
     @property
     def position(self) -> int:
@@ -133,7 +138,7 @@ class Subscription:
     # --- taking events
 
     def __iter__(self) -> Iterator[Event]:
-        """Iterate until `idle`, `timeout` or `stop` ends it, or without `follow` to the log's end."""
+        """Iterate until `to`, `idle`, `timeout` or `stop` ends it, or without `follow` to the log's end."""
         while True:
             event = self.next_event(self._idle_seconds)
             if event is None:
@@ -157,8 +162,8 @@ class Subscription:
                 Without `follow` it never waits.
 
         Returns:
-            The event, or None when none came in time, after `stop` or `close`, or without `follow` at the
-            end.
+            The event, or None when none came in time, after `stop` or `close`, or at the end: that of `to`,
+            or without `follow` of the log.
 
         Raises:
             StoreClosed: the store was closed.
@@ -203,7 +208,7 @@ class Subscription:
             self._scanned = max(self._scanned, self._piece_end)
             if self._begin_piece():
                 continue
-            if self._end is not None or not self._wait(deadline):
+            if self._is_at_end() or not self._wait(deadline):
                 break
         self.check_store()
         return None
@@ -583,11 +588,15 @@ class Subscription:
             self._leave_piece()
             raise
 
+    def _is_at_end(self) -> bool:
+        return not self._follow or (self._end is not None and self._scanned >= self._end)
+
     def _begin_piece(self) -> bool:
         """Begin with the next piece of the log; False if nothing is committed beyond what was scanned."""
         committed = self._feed.committed(self._scanned)
-        if self._end is None and time.monotonic() >= self._deadline:
-            self._end = committed  # fixed now: a run that is slower than the writers would never end
+        if self._follow and time.monotonic() >= self._deadline:
+            self._follow = False  # the end is fixed now: a run that is slower than the writers had none
+            self._end = committed if self._end is None else min(self._end, committed)
         high = min(committed, self._scanned + _PIECE_EVENTS)
         if self._end is not None:
             high = min(high, self._end)

@@ -69,6 +69,23 @@ class FollowTests(EngineTests):
         with filled.subscribe(since=since, follow=False) as run:
             assert list(run) == [event for event in events if event.time >= since]
 
+    def test_a_follower_ends_at_a_position_and_waits_for_it(
+        self, filled: EventStore, other: EventStore
+    ) -> None:
+        at = [event.position for event in filled.read_all()]
+        with filled.subscribe("n", types=["T"], to=at[5], timeout=LONG_SECONDS) as run:
+            assert numbers(run) == [0, 2, 4]
+        assert filled.subscription("n").position == at[5]  # it was scanned, though it does not match
+        with filled.subscribe("n", to=at[5]) as run:
+            assert numbers(run) == []
+        with filled.subscribe("n", to=at[-1] + 100, follow=False) as run:
+            assert numbers(run) == list(range(6, 20, 2))
+        with filled.subscribe("n", to=at[-1] + 2, timeout=LONG_SECONDS) as run:
+            assert run.next_event(0) is None
+            other.append("a-0", [new(number) for number in (20, 21, 22, 23)])
+            assert numbers(run) == [20, 21]
+            assert run.position == at[-1] + 2
+
     @pytest.mark.parametrize("how", ["stop", "close"])
     def test_another_thread_ends_a_waiting_follower(self, store: EventStore, how: str) -> None:
         run = store.subscribe("n")

@@ -156,6 +156,13 @@ class SubscriptionTests(EngineTests):
         assert run_to_end(other, "n") == []
         assert [info.name for info in filled.subscriptions()] == ["n"]
 
+    def test_shards_are_brought_level_while_events_come(self, filled: EventStore, other: EventStore) -> None:
+        level = filled.head
+        for shard in ((1, 2), (2, 2)):
+            other.append("b-0", [evlog.NewEvent("T", 20)])
+            filled.consume("n", lambda _: None, shard=shard, to=level)
+        assert run_to_end(filled, "n") == [20, 20]
+
     def test_what_shards_have_parked_moves_along(self, filled: EventStore, other: EventStore) -> None:
         for shard in ((1, 2), (2, 2)):
             filled.consume("n", _refuse, shard=shard, follow=False, retries=1, on_failure="park")

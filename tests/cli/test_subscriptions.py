@@ -340,7 +340,8 @@ def test_shards_share_a_name(evlog: Evlog) -> None:
     evlog("tail", "--name", "n", "--shard", "2/3")
     refused = evlog("tail", "--name", "n", "--shard", "1/2")
     assert refused.code == 3
-    assert "n#1/3 is at 6, n#2/3 is at 7" in refused.err
+    assert "n#1/3 is at 6, n#2/3 is at 7, n#3/3 is at 6; run each of them to" in refused.err
+    assert "for example to 7" in refused.err
     assert evlog("subscriptions", "show", "n").line["lag_events"] == 1
     assert evlog("subscriptions", "check", "n", "--max-lag", "0").code == 11
     assert evlog("subscriptions", "wait", "n", "--timeout", "0.1").code == 8

@@ -309,3 +309,40 @@ def test_a_subscription_goes_on_behind_the_event_that_failed_it(evlog: Evlog) ->
         evlog("append", "jobs", type)
     assert evlog("tail", "--name", "barrier", "--fail-type", "Failed").code == 1
     assert evlog("tail", "--name", "barrier", "--fail-type", "Failed").line["position"] == 3
+
+
+def test_to_ends_a_run_at_a_position(evlog: Evlog) -> None:
+    for number in range(1, 7):
+        evlog("append", f"order-{number}", "T" if number % 2 else "U", str(number))
+
+    def tail(*arguments: str) -> list[int]:
+        result = evlog("tail", *arguments)
+        assert result.code == 0, result.err
+        return [event["data"] for event in result.lines]
+
+    assert tail("-f", "--to", "3") == [1, 2, 3]
+    assert tail("--to", "5", "-n", "2") == [4, 5]
+    assert tail("--to", "5", "-n", "0", "--name", "none") == []
+    assert tail("--name", "none") == [6]
+    assert tail("--name", "n", "--type", "U", "--after", "2", "--to", "3") == []
+    assert tail("--name", "n", "-f", "--to", "5") == [4]
+    assert evlog("subscriptions", "show", "n").line["position"] == 5
+    assert tail("--name", "n", "--to", "3") == []
+    assert tail("--name", "n", "--to", "100") == [6]
+
+
+def test_to_is_waited_for(evlog: Evlog) -> None:
+    evlog("append", "a", "T")
+    late = evlog("tail", "-f", "--to", "2", "--idle", "0")
+    assert (late.code, late.err) == (
+        8,
+        "evlog: --idle 0 ran out before position 2 came; increase --idle, or check the producer\n",
+    )
+    missing = evlog("tail", "--to", "1", "--until-type", "U")
+    assert (missing.code, missing.err) == (
+        8,
+        "evlog: an event of type 'U' not found; use -f, or increase --to\n",
+    )
+    assert evlog("tail", "-f", "--to", "1", "--until-type", "U").code == 8
+    refused = evlog("tail", "a", "--to", "1")
+    assert (refused.code, "leave STREAM out" in refused.err) == (2, True)

@@ -151,6 +151,7 @@ def test_since_may_lie_ahead(store: EventStore, clock: Clock) -> None:
     "bad",
     [
         {"after": -1},
+        {"to": -1},
         {"timeout": -1.0},
         {"timeout": float("nan")},
         {"types": "T"},

@@ -48,36 +48,44 @@ _GATHERED_BYTES: Final = 256 * 1024
 # Why a delivery ended.
 REACHED: Final = "what was waited for came"
 IDLE: Final = "no event came for too long"
-HEAD: Final = "there are no more events"
+HEAD: Final = "there are no more events, or none that may be delivered"
 
 
 class StopCondition:
-    """The end that a delivery waits for: a number of events, or an event of certain types; or neither.
+    """The end that a delivery waits for: a number of events, events of certain types, a position, or nothing.
 
     Attributes:
+        to: where the subscription ends.
         fail_types: an event of one of these ends it, too, as a failure.
         failed_by: that event, once it came.
         is_met: whether nothing more is waited for.
     """
 
-    __slots__ = ("_missing", "count", "fail_types", "failed_by", "is_met", "until_types")
+    __slots__ = ("_missing", "count", "fail_types", "failed_by", "is_met", "to", "until_types")
 
     def __init__(
-        self, count: int | None = None, until_types: Sequence[str] = (), fail_types: Sequence[str] = ()
+        self,
+        count: int | None = None,
+        until_types: Sequence[str] = (),
+        fail_types: Sequence[str] = (),
+        to: int | None = None,
     ) -> None:
         self.count = count
         self.until_types = tuple(until_types)
         self.fail_types = tuple(fail_types)
+        self.to = to
         self.failed_by: Event | None = None
         self.is_met = False
         self._missing = count
 
     def __bool__(self) -> bool:
-        return self.count is not None or bool(self.until_types)
+        return self.count is not None or self.to is not None or bool(self.until_types)
 
     def __str__(self) -> str:
         if self.until_types:
             return f"an event of type {' or '.join(map(repr, self.until_types))}"
+        if self.count is None:
+            return f"position {self.to}"
         return "one event" if self.count == 1 else f"{self.count} events"
 
     def until_met(self, events: Iterable[Event]) -> Iterator[Event]:
@@ -156,7 +164,8 @@ def deliver(
             event = subscription.next_event(idle_seconds)
             stops.waiting = False
             if event is None:
-                return IDLE if follow else HEAD
+                is_at_end = condition.to is not None and subscription.position >= condition.to
+                return HEAD if is_at_end or not follow else IDLE
             events: Iterable[Event] = (event,)
             if sink.gathers:
                 events = chain(events, subscription.events_at_hand())

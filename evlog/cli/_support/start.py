@@ -23,6 +23,7 @@ def start_position(
     *,
     last: int | None,
     after: int | None,
+    to: int | None,
     since: datetime | None,
 ) -> int:
     """Return the position after which to start.
@@ -30,6 +31,7 @@ def start_position(
     Args:
         last: start with the last events, this many; None: with the first one.
         after: a version if the filter names a stream, else a position; events up to it are left out.
+        to: where the run ends; the last events are the last ones up to this position.
         since: events before this time are left out.
     """
 
@@ -44,10 +46,12 @@ def start_position(
             "reverse": reverse,
         }
         if filter.stream is None:
-            return store.read_all(after or 0, category=filter.category, **chosen)
+            return store.read_all(after or 0, to if reverse else None, category=filter.category, **chosen)
         return store.read(filter.stream, (after or 0) + 1, **chosen)
 
     head = store.head  # read first: what comes later is delivered anyway
+    if to is not None:
+        head = min(head, to)
     if last is not None:
         return min((event.position - 1 for event in read(last, reverse=True)), default=head)
     if after is None and since is None and filter.stream is None:
