@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from evlog.model.types import Append, Condition, ExpectedVersion, OnFailure, Sync
     from evlog.schemas.registry import Schema, Schemas
     from evlog.state.compute import State
-    from evlog.state.fold import Fold
+    from evlog.state.fold import Fold, S
     from evlog.state.snapshots import SnapshotInfo
     from evlog.state.trace import TracedEvent
     from evlog.state.upcasting import Upcasters
@@ -639,7 +639,7 @@ class EventStore:
     def state(
         self,
         stream: str | None = None,
-        fold: Fold | Callable[[Any, Event], Any] | None = None,
+        fold: Fold[S] | Callable[[Any, Event], Any] | None = None,
         initial: Any = None,
         *,
         at: int | None = None,
@@ -653,7 +653,7 @@ class EventStore:
         grep: str | Collection[str] | None = None,
         since: datetime | None = None,
         query: Query | str | None = None,
-    ) -> State:
+    ) -> State[S]:
         """Fold events into a state: those of a stream by version, or a selection of the log by position.
 
         The events of a stream that retention hides are left out; a selection has them until a compaction

@@ -6,7 +6,7 @@ from before that moment, and saves none.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
 
@@ -15,6 +15,7 @@ from evlog.model.events import moment_of, upcast_all
 from evlog.model.filters import EventFilter, LogSelection, StreamSelection
 from evlog.model.named import NamedTuple
 from evlog.model.retention import REDACTIONS_STREAM
+from evlog.state.fold import S
 from evlog.state.snapshots import Content, maybe_load, save
 
 if TYPE_CHECKING:
@@ -27,18 +28,18 @@ if TYPE_CHECKING:
     from evlog.state.fold import Fold
 
 
-class State(NamedTuple):
+class State(NamedTuple, Generic[S]):
     """A state, and the events that it was folded from.
 
     Attributes:
-        value: the state.
+        value: the state; its type is that of the Fold, if one was given.
         events: how many were folded, also those that a snapshot had in it.
         version: of a stream, that of its last folded event; 0 if there was none, and for a selection.
         position: of a stream, that of its last folded event; of a selection, the last one scanned.
         time_us: when the last event was written, microseconds since 1970; 0 if there was none.
     """
 
-    value: Any
+    value: S
     events: int
     version: int
     position: int

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, overload
 from zlib import crc32
 
 import msgspec
@@ -23,14 +23,23 @@ from evlog.model.arguments import check_functions, check_texts
 from evlog.model.encoding import dump_json
 from evlog.model.events import JSON_CODE, Event
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    S = TypeVar("S", default=Any)  # the type of a state
+else:
+    from typing import TypeVar
+
+    S = TypeVar("S")
+
 Apply = Callable[[Any, Event], Any]
 
 _GIVE_KIND: Final = "give its type, such as Fold(…, kind=dict[int, int])"
 _UNTYPED: Final = (None, Any, dict, list)  # the kinds that give back what JSON has
 
 
-class Fold:
-    """A fold.
+class Fold(Generic[S]):
+    """A fold. For type checkers it has the type of its state: `Fold(add, 0)` is a `Fold[int]`.
 
     Args:
         apply: takes the state and an event, and returns the next state. It may change and return the state
@@ -43,6 +52,27 @@ class Fold:
         version: a number or text, to be changed with the function's meaning: snapshots are then rebuilt.
         kind: the type of the state, if JSON alone does not give it back as it was.
     """
+
+    @overload
+    def __init__(
+        self: Fold[S | None],
+        apply: Callable[[S | None, Event], S | None],
+        *,
+        name: str | None = None,
+        version: int | str = 1,
+        kind: Any = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        apply: Callable[[S, Event], S],
+        initial: S | Callable[[], S],
+        *,
+        name: str | None = None,
+        version: int | str = 1,
+        kind: Any = None,
+    ) -> None: ...
 
     def __init__(
         self,

@@ -69,7 +69,7 @@ class StateTests(EngineTests):
             {"stream": "a", "query": "*"},
             {"types": ["T"], "query": "*"},
             {"initial": 1},
-            {"fold": Fold(collect), "initial": []},
+            {"fold": Fold(collect, []), "initial": []},
             {"fold": "text"},
             {"at": -1},
             {"fold": lambda _, event: event, "snapshot": "s"},

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_type
 
 import pytest
 
@@ -36,6 +36,22 @@ class Totals:
 def count(totals: dict[int, int], event: Event) -> dict[int, int]:
     totals[event.version % 2] = totals.get(event.version % 2, 0) + 1
     return totals
+
+
+def test_a_state_has_the_type_of_its_fold(store: EventStore) -> None:
+    """Type checkers judge each `assert_type`."""
+
+    def add(total: int, event: Event) -> int:
+        return total + len(event.data)
+
+    def latest(_before: str | None, event: Event) -> str:
+        return event.type
+
+    assert assert_type(store.state("a", Fold(add, 0)).value, int) == 0
+    assert assert_type(store.state("a", Fold(add, lambda: 1)).value, int) == 1
+    assert assert_type(store.state("a", Fold(latest)).value, str | None) is None
+    assert assert_type(store.state("a", add, 0).value, Any) == 0
+    assert assert_type(store.state("a").value, Any) is None
 
 
 @pytest.mark.parametrize(
