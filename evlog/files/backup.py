@@ -10,7 +10,7 @@
    manifest names may be there: then the copy can be read, and takes no appends.
 4. Its writers' lock is held until then, so no append to the copy is lost: the next run raises StoreDiverged.
 5. Checkpoints are read before the log, and put in place after the manifest: no subscription of the copy is
-   ahead of its log, whenever the run is killed.
+   ahead of its log, whenever the run is killed. One that runs in the copy meanwhile keeps its own checkpoint.
 6. At the end the copy is checked: all of it the first time, later what was new.
 """
 
@@ -21,13 +21,22 @@ from typing import Final
 from zlib import crc32
 
 from evlog.engine import Progress
-from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreBusy, StoreDiverged, StoreNotFound
+from evlog.errors import (
+    CorruptionError,
+    EvlogError,
+    NotAStore,
+    StoreBusy,
+    StoreDiverged,
+    StoreNotFound,
+    SubscriptionBusy,
+)
 from evlog.files.check.segments import maybe_check_segment, missing_segment
 from evlog.files.check.task import SegmentTask
 from evlog.files.check.verify import verify_store
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import DISK, Disk, ReadFile
 from evlog.files.disk.opening import check_directory
+from evlog.files.follow.checkpoint_file import SubscriptionFiles
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.hashes import hash_ids
@@ -47,7 +56,8 @@ _ATTEMPTS: Final = 20
 _PATIENCE_SECONDS: Final = 5.0  # with a writer of the copy
 _END_BYTES: Final = 4096  # at each end of a sealed file: files with these ends and this length are the same
 _NEEDED: Final = (paths.LOG, paths.COMPRESSED_LOG, "removed")
-_SUBSCRIPTION_FILES: Final = (".json", ".parked")  # in this order, so that no parked event is missed
+_SUBSCRIPTION_FILES: Final = ("json", "parked")  # in this order, so that no parked event is missed
+_STAGED: Final = ".backup" + paths.TEMPORARY  # not the temporary name that a run of the subscription uses
 
 
 @refuses_crafted_content
@@ -217,26 +227,46 @@ class _Run:
         staged = []
         for suffix in _SUBSCRIPTION_FILES:
             for name in sorted(names):
-                if name.endswith(suffix) and paths.maybe_parse_subscription_name(name):
+                if name.endswith(f".{suffix}") and paths.maybe_parse_subscription_name(name):
                     try:
                         file = ReadFile(f"{source}/{name}")
                     except FileNotFoundError:
                         continue  # deleted meanwhile
-                    self._disk.copy_file(file, f"{target}/{name}{paths.TEMPORARY}", file.size())
+                    self._disk.copy_file(file, f"{target}/{name}{_STAGED}", file.size())
                     self._copied += file.size()
                     staged.append(name)
         return staged
 
     def _put_subscriptions(self, staged: list[str]) -> None:
+        """Put what was staged in place of what was there. A subscription that runs in the copy stays."""
         directory = paths.subscriptions_path(self._out)
-        for name in reversed(staged):  # parked events before the checkpoint that has passed them
-            self._disk.replace(f"{directory}/{name}{paths.TEMPORARY}", f"{directory}/{name}")
-        if os.path.isdir(directory):
-            kept = set(staged)
-            for name in os.listdir(directory):
-                if name.endswith((*_SUBSCRIPTION_FILES, paths.TEMPORARY)) and name not in kept:
-                    self._disk.remove(f"{directory}/{name}")
-            self._disk.sync_dir(directory)
+        if not os.path.isdir(directory):
+            return
+        files = [name.removesuffix(_STAGED).removesuffix(paths.TEMPORARY) for name in os.listdir(directory)]
+        known = [paths.maybe_parse_subscription_name(name) for name in files if not name.endswith(".lock")]
+        for name in sorted({found[0] for found in known if found is not None}):
+            place = SubscriptionFiles(self._out, self._log.manifest.store_id, name, self._disk)
+            try:
+                place.acquire()  # a run that saved its checkpoint meanwhile would fail, or damage it
+            except SubscriptionBusy:
+                for suffix in _SUBSCRIPTION_FILES:
+                    self._disk.remove(paths.subscription_path(self._out, name, suffix) + _STAGED)
+                continue
+            try:
+                self._put_subscription(name, staged)
+            finally:
+                place.release()
+        self._disk.sync_dir(directory)
+
+    def _put_subscription(self, name: str, staged: list[str]) -> None:
+        files = [paths.subscription_path(self._out, name, suffix) for suffix in _SUBSCRIPTION_FILES]
+        is_staged = [os.path.basename(path) in staged for path in files]
+        for path, staged_now in reversed([*zip(files, is_staged, strict=True)]):
+            if staged_now:  # parked events before the checkpoint that has passed them
+                self._disk.replace(path + _STAGED, path)
+        for path, staged_now in zip(files, is_staged, strict=True):
+            for left in (path + _STAGED, path + paths.TEMPORARY, *(() if staged_now else (path,))):
+                self._disk.remove(left)
 
     # --- the end
 

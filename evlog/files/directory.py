@@ -88,7 +88,8 @@ def backup_store(
     """Copy a store while others write to it, or bring an earlier copy up to date. Durable on return.
 
     The copy is the store as it was at one moment of the run, and is used like any store. Writers do not wait.
-    A run that was interrupted leaves what the run before it left, and the next one continues.
+    A run that was interrupted leaves what the run before it left, and the next one continues. A subscription
+    that runs in the copy keeps its checkpoint; all others become those of the store.
 
     Args:
         out: a directory that is empty, does not exist, or holds an earlier backup of this store.

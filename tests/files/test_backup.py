@@ -173,6 +173,37 @@ def kill() -> None:
     raise Killed
 
 
+def test_a_subscription_that_runs_in_the_copy_goes_on_beside_a_backup(
+    memory_path: Path, store: EventStore
+) -> None:
+    """It saves its checkpoint before each step of the backup; the next backup gives it the source's."""
+    step = 0
+    while True:
+        step += 1
+        out = str(memory_path / f"out-{step}")
+        backup_store(store.path, out)
+        with evlog.open(out) as copy, copy.subscribe("sub", follow=False) as run:
+            events = iter(run)
+
+            def save() -> None:
+                next(events)  # noqa: B023
+                run.save()
+
+            save()
+            disk = Interfering(step, save)
+            assert backup_store(store.path, out, disk=disk).ok
+            save()
+        with evlog.open(out) as copy:
+            assert copy.subscription("sub").position > store.subscription("sub").position
+            assert evlog.verify_store(out).ok
+        assert backup_store(store.path, out).ok
+        assert content(out) == content(store.path)
+        assert not [name for name in os.listdir(f"{out}/subscriptions") if name.endswith(".tmp")]
+        if disk.left > 0:
+            assert step > 5
+            return
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["the first run", "a later run, after a compaction"])
 def test_killed_at_any_step_it_leaves_the_copy_before_or_none_and_the_next_run_is_right(
     memory_path: Path, store: EventStore, again: bool
