@@ -1174,10 +1174,10 @@ class EventStore:
         already = tuple(position for position in found if position in named)
         new = [event for position, event in found.items() if position not in named]
         result = self.engine.redact(new, reason)._replace(already=already)
-        # A fold that runs now saves no snapshot. One that is being saved at this moment is not used.
+        # A fold that runs now saves no snapshot, and deletes one that it is saving at this moment.
         deleted = [info for info in self.snapshots() if info.damage or info.position >= min(found)]
         for info in deleted:
-            self.delete_snapshot(info.name, info.stream)
+            self.engine.snapshot(info.name, info.stream).delete()
         return result._replace(snapshots=tuple(dict.fromkeys(info.name for info in deleted)))
 
     def redactions(self) -> list[Redaction]:

@@ -162,6 +162,9 @@ def compute(
                 time_us=state.time_us,
             )
             save(engine, snapshot, stream, content, raw)
+            if engine.versions([REDACTIONS_STREAM])[0] != redactions:
+                # The redaction may have looked for snapshots before this one was there.
+                engine.snapshot(snapshot, stream).delete()
     return state
 
 

@@ -16,6 +16,7 @@ from evlog import Event, EventStore, Fold, NewEvent
 from evlog.errors import InvalidArgument, StoreAccessDenied
 from evlog.files.disk.files import Disk, ReadFile
 from evlog.files.engine import DirectoryEngine
+from evlog.files.follow.snapshot_file import SnapshotFile
 from tests.support.helpers import small_store
 from tests.support.programs import next_line, start_python
 
@@ -207,6 +208,28 @@ def test_a_snapshot_is_saved_only_when_its_events_are_durable(memory_path: Path)
         store.append("s", [NewEvent("T", 1)])
         store.state(None, Counted(), snapshot="t")
     assert disk.calls[-2:] == ["sync log", "make t.log.tmp"]
+
+
+def test_a_snapshot_that_is_saved_beside_a_redaction_keeps_nothing_of_what_is_erased(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_store(memory_path / "store") as store, small_store(memory_path / "store") as other:
+        store.append("s", [NewEvent("T", {"mail": "secret"})])
+        store.state("s", snapshot="before")
+        save, delete = SnapshotFile.save, SnapshotFile.delete
+
+        def redact_and_save(file: SnapshotFile, content: bytes, before: bytes | None) -> bool:
+            monkeypatch.setattr(SnapshotFile, "save", save)
+            assert other.redact(1, reason="asked").snapshots == ("before",)
+            return save(file, content, before)
+
+        def delete_twice(file: SnapshotFile) -> bool:  # a fold has deleted it, too
+            return delete(file) and delete(file)
+
+        monkeypatch.setattr(SnapshotFile, "save", redact_and_save)
+        monkeypatch.setattr(SnapshotFile, "delete", delete_twice)
+        assert store.state("s", snapshot="late").value == {"mail": "secret"}
+        assert [path.name for path in Path(store.path, "snapshots").iterdir()] == ["lock"]
 
 
 PROJECT = """
