@@ -21,6 +21,7 @@ from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.format.paths import SegmentFile
 from evlog.files.log.later import maybe_later_log, outdated
 from evlog.files.log.manifest_file import read_manifest
+from evlog.files.write.derived import remove_leftovers_locked
 from evlog.files.write.roll import replace_manifest_locked, sync_names
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, Event
@@ -49,7 +50,7 @@ _MAX_LARGE: Final = 12  # files, because a process may have few descriptors
 
 
 def clear_leftovers(log: Log, lock: FileLock, disk: Disk) -> None:
-    """Remove what an interrupted compaction or roll has left; no other process compacts meanwhile.
+    """Remove what an interrupted compaction, roll or index has left; no other process compacts meanwhile.
 
     Raises:
         CorruptionError: the manifest is older than a log; nothing was removed.
@@ -67,6 +68,7 @@ def clear_leftovers(log: Log, lock: FileLock, disk: Disk) -> None:
             meaning = paths.maybe_parse_segment_name(name)
             if meaning is not None and not log.manifest.names(meaning):
                 disk.remove(f"{directory}/{name}")
+        remove_leftovers_locked(log.store, disk)
 
 
 def replace_segments(
