@@ -8,18 +8,23 @@ a test starts: all tests but those of the hashes' own bytes must pass with it, t
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Tests start thousands of processes: with this variable, which images set, each would compile evlog again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 HASHES_ARE_CUT = bool(os.environ.get("EVLOG_TEST_HASH_BITS"))
 if HASHES_ARE_CUT:  # before anything of evlog is imported
@@ -76,6 +81,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     scheduler = LoadScopeScheduling(config, log)
     scheduler._split_scope = lambda nodeid: next(filter(nodeid.startswith, _SHARE_A_SERVER), nodeid)
     return scheduler
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Have the garbage collector never look at the thousands of tests that are kept to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
