@@ -47,7 +47,6 @@ ENTRY_PLACE: Final = Struct("<16xIIII16x")  # offset and length of the record, C
 ENTRY_RUN: Final = Struct("<16xIIIII12x")  # the same, and the offset of the frame
 ENTRY_FRAME: Final = Struct("<32xI12x")
 ENTRY_VERSION: Final = Struct("<36xI8x")
-ENTRY_VERSION_PLACE: Final = Struct("<16xI16xI8x")  # offset of the record, version
 ENTRY_EVENT: Final = Struct("<Q4xI20xI8x")  # what stays when the record moves: stream and id hash, version
 TYPE_HASH_AT: Final = 40
 _BODY_CRC: Final = Struct("<28xI16x")

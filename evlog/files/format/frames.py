@@ -80,8 +80,7 @@ NOT_RECORDS: Final = (
     msgpack.exceptions.UnpackException,
 )
 
-_UINT_BYTES: Final = {b"\xcc": 2, b"\xcd": 3, b"\xce": 5, b"\xcf": 9}  # by the first byte; else 1
-HEAD_AT_MOST: Final = 1 + 9  # bytes of a record before its version: the array's head, the position
+_HEAD_AT_MOST: Final = 1 + 9  # bytes of a record before its version: the array's head, the position
 _SMALL_EVENTS: Final = 16
 _SMALL_BYTES: Final = 1 << 14
 
@@ -157,16 +156,6 @@ def pack_records(records: Iterable[Record]) -> list[bytes]:
     return list(map(_pack_record, records))
 
 
-def pack_heads(versions: Iterable[int], streams: Iterable[str]) -> list[bytes]:
-    """Return what records have of their versions and streams, right after the position."""
-    return [raw[1:] for raw in map(_pack_record, zip(versions, streams, strict=True))]
-
-
-def has_head(raw: bytes, head: bytes) -> bool:
-    """Return whether a record begins with a position and then this head; `HEAD_AT_MOST` more bytes tell."""
-    return raw.startswith(head, 1 + _UINT_BYTES.get(raw[1:2], 1))
-
-
 def category_head(category: str) -> tuple[Pattern[bytes], int]:
     """Return a pattern for the first bytes of records of a category's streams, and how many bytes it needs.
 
@@ -178,7 +167,7 @@ def category_head(category: str) -> tuple[Pattern[bytes], int]:
     uint = b"(?:[\x00-\x7f]|\xcc.|\xcd.{2}|\xce.{4}|\xcf.{8})"
     name = (category + "-").encode()
     head = b"\x99" + uint + uint + b"(?:[\xa0-\xbf]|\xd9.)" + re.escape(name)
-    size = HEAD_AT_MOST + 5 + 2 + len(name)
+    size = _HEAD_AT_MOST + 5 + 2 + len(name)
     return re.compile(b"(?:(?=" + head + b").{%d})*+" % size, re.DOTALL), size
 
 

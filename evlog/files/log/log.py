@@ -54,6 +54,7 @@ from evlog.files.log.parts import (
     missing,
 )
 from evlog.files.log.policies import PolicyTable
+from evlog.files.log.segment import RECORDS_AT_ONCE
 from evlog.files.log.segment_filter import SegmentFilter
 from evlog.files.log.stream_entries import StreamEntries
 from evlog.process.forks import register_fork_reset
@@ -607,17 +608,17 @@ def _find_versions_in(
     part: Part, wanted: Sequence[int], names: Sequence[str], hashes: Sequence[int], found: list[int]
 ) -> None:
     """Note the last version of each of the wanted streams, by index, that has an event in the segment."""
-    numbers = part.index.last_numbers(KIND_STREAMS, [hashes[at] for at in wanted])
-    if min(numbers, default=-1) < 0:
-        wanted = [at for at, number in zip(wanted, numbers, strict=True) if number >= 0]
-        numbers = [number for number in numbers if number >= 0]
-        if not numbers:
-            return
-    versions = part.segment.confirmed_versions(numbers, [names[at] for at in wanted])
-    for at, version in zip(wanted, versions, strict=True):
-        if version:
+    last = part.index.last_numbers(KIND_STREAMS, [hashes[at] for at in wanted])
+    numbers = sorted(set(last).difference((-1,)))
+    records = chain.from_iterable(part.segment.records(numbers, RECORDS_AT_ONCE))
+    version_of = {number: record[1:3] for number, record in zip(numbers, records, strict=True)}
+    for at, number in zip(wanted, last, strict=True):
+        if number < 0:
+            continue
+        version, name = version_of[number]
+        if name == names[at]:
             found[at] = version
-        elif (record := _last_of(part, names[at], hashes[at])) is not None:  # of one hash, or damaged
+        elif (record := _last_of(part, names[at], hashes[at])) is not None:  # another stream has its hash
             found[at] = record[1]
 
 

@@ -18,20 +18,16 @@ from evlog.files.format.entries import (
     ENTRY_PLACE,
     ENTRY_RUN,
     ENTRY_VERSION,
-    ENTRY_VERSION_PLACE,
     column,
 )
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
-    HEAD_AT_MOST,
     FrameHeader,
     category_head,
     check_body,
     decode_body,
     decode_frame_header,
     decode_run,
-    has_head,
-    pack_heads,
     unpack,
     unpack_records,
 )
@@ -181,22 +177,6 @@ class Segment:
         """Return the version in entry `number`: a guess until its record confirms it."""
         version: int = ENTRY_VERSION.unpack_from(self.entries, number * ENTRY_BYTES)[0]
         return version
-
-    def confirmed_versions(self, numbers: Sequence[int], streams: Sequence[str]) -> list[int]:
-        """Return the version in each entry, or 0 where its record does not begin with it and this stream.
-
-        If the log has the version and the name at the place that the entry names, both are right, without the
-        record's CRC: flipped bits, in the log or in the entry, would make them differ. Damage in the rest of
-        a record is found when that is read. This takes a third of the time of decoding the records, whatever
-        their size.
-        """
-        entries, place = self.entries, ENTRY_VERSION_PLACE.unpack_from
-        places = [place(entries, number * ENTRY_BYTES) for number in numbers]
-        versions = [version for _, version in places]
-        heads = pack_heads(versions, streams)
-        wanted = [(at, HEAD_AT_MOST + len(head), 0, 0) for (at, _), head in zip(places, heads, strict=True)]
-        pieces = zip(self.log_pieces(wanted), heads, versions, strict=True)
-        return [version if has_head(raw, head) else 0 for raw, head, version in pieces]
 
     def are_in_category(self, offsets: Sequence[int], category: str) -> bool:
         """Return whether all records at these offsets are of streams `CATEGORY-…` of one category.
