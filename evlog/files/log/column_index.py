@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from array import array
-from itertools import chain, repeat
+from itertools import repeat
 
 from evlog.files.format.entries import ENTRY_BYTES, TYPE_HASH_AT, column
 from evlog.files.format.hashes import NAME_BITS
@@ -30,7 +30,6 @@ Entries = bytes | bytearray | memoryview
 # As many times all entries are searched before the second step, and before the third.
 _SEARCHES_BEFORE_LASTS: Final = 8
 _SEARCHES_BEFORE_DICTS: Final = 24
-_FEW_BYTES: Final = 400 * ENTRY_BYTES
 _KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 12, KIND_TYPES: TYPE_HASH_AT}
 _KEY_BYTES: Final = {KIND_STREAMS: 8, KIND_IDS: 4, KIND_TYPES: 4}
 _COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_IDS: "id_hash", KIND_TYPES: "type_hash"}
@@ -98,12 +97,6 @@ class ColumnIndex:
                 return self._search(kind, key)
             last = self._last(kind).get(key)
             return iter(()) if last is None else self._search(kind, key, end=(last + 1) * ENTRY_BYTES)
-        with self._mutex:
-            known_bytes, groups = self._dicts.get(kind, _NOTHING)
-            if known_bytes and 0 < len(self._entries()) - known_bytes <= _FEW_BYTES:
-                # To search a few new entries costs less than to add them.
-                fresh = list(self._search(kind, key, known_bytes))
-                return chain(fresh, reversed(tuple(as_numbers(groups.get(key, _NONE)))))
         return reversed(as_numbers(self._dict(kind).get(key, _NONE)))
 
     def candidates(self, keys: Collection[int]) -> list[tuple[int, Sequence[int]]]:
@@ -127,14 +120,6 @@ class ColumnIndex:
         if self._has_searched(_SEARCHES_BEFORE_DICTS):
             return as_numbers(self._dict(KIND_IDS)[key])[-1]
         return next(self._search(KIND_IDS, key))
-
-    def add_ids(self, hashes: set[int], count: int) -> None:
-        """Add the id hashes of the last `count` entries, which are new, in half the time of reading them."""
-        with self._mutex:
-            end = len(self._entries())
-            if self._ids and self._in_ids == end - count * ENTRY_BYTES:
-                self._ids |= hashes
-                self._in_ids = end
 
     def last_numbers(self, kind: int, keys: Iterable[int]) -> list[int]:
         """Return the number of the last entry with each key; -1 if none has it."""
@@ -200,10 +185,7 @@ class ColumnIndex:
         if known_bytes < end:
             fresh = self._column(kind, known_bytes, end)
             numbers = range(known_bytes // ENTRY_BYTES, end // ENTRY_BYTES)
-            if kind == KIND_IDS:
-                _group_ids(groups, fresh, numbers)
-            else:
-                group_numbers(groups, fresh, numbers)
+            group_numbers(groups, fresh, numbers)
         self._dicts[kind] = end, groups
         return groups
 
@@ -235,25 +217,6 @@ def group_numbers(groups: Groups, keys: Sequence[int], numbers: Iterable[int]) -
             group.append(number)
         else:
             groups[key] = array("I", (group, number))
-
-
-def _group_ids(groups: Groups, keys: Sequence[int], numbers: range) -> None:
-    """Do the same for hashes of ids, few of which are equal: in C, but for those."""
-    last = dict(zip(keys, numbers, strict=True))
-    shared = groups.keys() & last.keys()
-    if len(last) < len(keys) or shared:
-        is_last = bytearray(len(keys))
-        for number in last.values():
-            is_last[number - numbers.start] = 1
-        lost = set[int]()
-        at = is_last.find(0)
-        while at >= 0:
-            lost.add(numbers.start + at)
-            shared.add(keys[at])
-            at = is_last.find(0, at + 1)
-        several = sorted(lost.union(map(last.pop, shared)))
-        group_numbers(groups, [keys[number - numbers.start] for number in several], several)
-    groups.update(last)
 
 
 def as_numbers(group: int | Sequence[int]) -> Sequence[int]:

@@ -72,7 +72,7 @@ class Plan:
     """The new events of one append with their versions, and what is known of the others."""
 
     __slots__ = (
-        "_append", "_known", "distinct_id_hashes", "events", "id_hashes", "ids", "numbers", "records",
+        "_append", "_known", "events", "id_hashes", "ids", "numbers", "records",
         "retried", "stream_hashes", "streams", "tags", "type_hashes", "versions",
     )  # fmt: skip
 
@@ -83,7 +83,6 @@ class Plan:
         self.events = append.events
         self.ids = ids
         self.id_hashes = id_hashes
-        self.distinct_id_hashes: set[int] | None = None  # the same, where they are known as a set
         self.numbers: Sequence[int] = ()  # of the streams, as `Planner` counts them
         self.stream_hashes: Sequence[int] = ()
         self.versions: list[int] = []
@@ -222,10 +221,7 @@ class Planner:
             record = next(record for record in known.values() if not isinstance(record, int))
             reason = "is known, but not all ids of its append are"
             raise IdConflict(id_text(record[4]), record[2], record[0], reason)
-        plan = Plan(append, known, ids, id_hashes)
-        if not known:
-            plan.distinct_id_hashes = distinct
-        return plan
+        return Plan(append, known, ids, id_hashes)
 
     def _maybe_find_retried(self, append: Append, ids: Sequence[bytes]) -> BatchResult | None:
         """Return the result of an append whose events follow each other in the active segment, as they are.

@@ -149,8 +149,6 @@ class LogTail:
             on_disk = self._write_locked(segment, frame, rows)
             segment.extend(rows, header, on_disk=on_disk)
             self._log.note_written(self._written)
-        if plan.distinct_id_hashes is not None:
-            self._log.active.index.add_ids(plan.distinct_id_hashes, len(records))
         self._seen_count = segment.count
         self._last_time_us = now_us
         self._planner.remember_locked(plan)

@@ -203,25 +203,6 @@ def test_columns_may_grow_between_look_ups(step: str, first: list[Row], second: 
                     assert index.maybe_last_id(row[1]) == expected[-1]
 
 
-@pytest.mark.parametrize("step", STEPS)
-@given(pieces=st.lists(st.tuples(st.booleans(), st.booleans(), rows_of_entries), max_size=6))
-def test_ids_are_found_whether_a_writer_adds_them_or_they_are_read(
-    step: str, pieces: list[tuple[bool, bool, list[Row]]]
-) -> None:
-    entries, rows = bytearray(), list[Row]()
-    with column_index(step, lambda: entries) as index:
-        for is_added, is_looked_up, piece in pieces:
-            entries += entries_of(piece)
-            rows += piece
-            if is_added:
-                index.add_ids({row[1] for row in piece}, len(piece))
-            if is_looked_up:
-                index.candidates([0, 1])
-        keys = keys_to_ask([(0, row[1], 0) for row in rows], KIND_IDS)
-        found = {key: list(numbers) for key, numbers in index.candidates(keys)}
-        assert found == {key: plain(rows, KIND_IDS, key) for key in keys if plain(rows, KIND_IDS, key)}
-
-
 def test_search_is_not_misled_by_keys_across_columns_or_rows() -> None:
     row = (0x0101010101010101, 0x01010101, 0x01010101)
     rows = [row, (1, 1, 1), row]
