@@ -70,7 +70,7 @@ from evlog.process.threads import CallsBehind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from typing import Final
 
     from evlog.files.compaction.plan import SegmentPlan
@@ -276,17 +276,10 @@ def _group_bits_of(group: Sequence[SegmentPlan]) -> int:
 
 
 def _ranges_of(segment: SegmentPlan) -> list[tuple[int, int]]:
-    """Return the entries that are read at once: few enough for several results to wait in memory.
-
-    They begin where a frame does, if it is not longer than all of them: half a frame is decoded as a whole.
-    """
-    count, log = segment.part.count, segment.part.segment
+    """Return the entries that are read at once: few enough for several results to wait in memory."""
+    count = segment.part.count
     step = max(1, min(_ENTRIES_AT_ONCE, count * _BYTES_AT_ONCE // max(1, segment.work_bytes)))
-    lows = [0]
-    for low in range(step, count, step):
-        first = log.first_in_frame(low)
-        lows.append(first if first > lows[-1] else low)
-    return list(pairwise([*lows, count])) if count else []
+    return [(low, min(low + step, count)) for low in range(0, count, step)]
 
 
 @lru_cache(maxsize=1)
@@ -334,11 +327,10 @@ def read_range(
     positions: list[int] = []
     crcs: list[int] = []
     # Column by column: a step of Python for each event would cost more than all else.
-    for records in _read_removed(segment, low, high, flags, rows):
+    numbers = list(compress(range(low, high), flags))
+    for read in segment.records(numbers, first=_RECORDS_AT_ONCE):
         at = len(positions)
-        if erased:
-            numbers = compress(range(low, high), flags)
-            records = _erased_among(records, set(erased), islice(numbers, at, None))
+        records = _erased_among(read, set(erased), numbers[at:]) if erased else read
         codes, datas, metadatas = (list(map(field, records)) for field in _CONTENT)
         crcs += content_crcs(types[at : at + len(datas)], codes, datas)
         positions += map(_POSITION, records)
@@ -357,7 +349,7 @@ def read_range(
     return ReadResult(raws, kept, grouped, tags, read_bytes)
 
 
-def _erased_among(records: Iterable[Record], erased: set[int], numbers: Iterator[int]) -> list[Record]:
+def _erased_among(records: Sequence[Record], erased: set[int], numbers: Sequence[int]) -> Sequence[Record]:
     """Return records without what is erased of them."""
     return [
         redacted_record(record, record_digest(record)) if number in erased else record
@@ -365,28 +357,9 @@ def _erased_among(records: Iterable[Record], erased: set[int], numbers: Iterator
     ]
 
 
-_MANY_EVENTS: Final = 16  # smaller frames cost more than their events one by one
-_FEW_SHARE: Final = 3
 _RECORDS_AT_ONCE: Final = 256
 _REMOVED: Final = re.compile(b"\x01+")
 _KEPT: Final = re.compile(b"\x00+")
-
-
-def _read_removed(
-    segment: SealedSegment, low: int, high: int, flags: bytes, rows: bytes
-) -> Iterator[Iterable[Record]]:
-    """Yield the records of the removed events, checked, some at a time: few at once are the fastest."""
-    # Two samples for each frame of this many events: where most find another frame, frames are smaller.
-    samples = column_array(rows, "frame")[:: _MANY_EVENTS // 2]
-    if flags.count(1) * _FEW_SHARE < high - low or len(set(samples)) * 2 > len(samples) + 1:
-        yield from segment.records(list(compress(range(low, high), flags)), first=_RECORDS_AT_ONCE)
-        return
-    # To decode whole frames, with the events that stay, costs less than to decode the removed ones alone.
-    at = 0
-    for records in segment.scan(low, high):
-        if removed := list(compress(records, flags[at : at + len(records)])):
-            yield removed
-        at += len(records)
 
 
 def _pick(rows: bytes, flags: bytes, run: re.Pattern[bytes]) -> bytes:

@@ -25,7 +25,7 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.files.compaction import rewrite
-from evlog.files.compaction.plan import Plan, make_plan, plan_segment
+from evlog.files.compaction.plan import Plan, make_plan
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk
 from evlog.files.disk.processes import Call, Workers
@@ -543,22 +543,6 @@ def test_helper_processes_write_the_same_bytes(memory_path: Path, monkeypatch: p
         assert write_files(store) == alone
     assert len(alone) == 6
     assert set(helped) == {2}
-
-
-def test_entries_are_read_from_the_beginning_of_a_frame_on(
-    memory_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a frame is decoded twice, for a part of it each. One that is longer than all that is read is."""
-    monkeypatch.setattr("evlog.files.compaction.rewrite._ENTRIES_AT_ONCE", 10)
-    with small_store(memory_path / "store", segment_events=100) as store:
-        for size in (5, 3, 4, 30, 2, 6):
-            store.append("s-1", [new() for _ in range(size)])
-        store.set_retention("s-1", max_count=1)
-        engine_of(store)._open_writer().seal()
-        log = engine_of(store)._opened()
-        log.look()
-        ranges = rewrite._ranges_of(plan_segment(log.sealed[0], b"", []))
-    assert ranges == [(0, 8), (8, 12), (12, 30), (30, 40), (40, 50), (50, 51)]
 
 
 def test_damage_that_a_helper_finds_is_told(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
