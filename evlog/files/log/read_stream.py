@@ -248,29 +248,22 @@ def _batches(
 def _records(log: Log, stream: str, bounds: Bounds, reverse: bool, few: int) -> Iterator[tuple[Record, ...]]:
     """Iterate over records of the stream, and of others with its hash, in batches, the first one of a few.
 
-    Where entries tell the first version, nothing before it is read if the first record confirms it. If it
-    does not, or a compaction replaces a segment, the read goes on without such a guess.
+    If a compaction replaces a segment, the read continues after what it has yielded.
     """
-    guesses = bounds.first_version > 1 and bounds.since_us is None and not reverse
-    guess = (bounds.first_version, stream) if guesses else None
     reached: int | None = None  # everything up to (in reverse: down to) this position was yielded
     while True:
         try:
-            for pieces, count in _pieces(log, stream, bounds, reverse, guess is not None, reached, few):
+            for pieces, count in _pieces(log, stream, bounds, reverse, reached, few):
                 records = unpack_records(pieces, count)
-                if guess is not None and records[0][1:3] != guess:
-                    break
-                reached, guess, few = records[-1][0], None, RECORDS_AT_ONCE
+                reached, few = records[-1][0], RECORDS_AT_ONCE
                 yield records
-            else:
-                return
+            return
         except SegmentMoved:
             log.look()
-        guess = None
 
 
 def _pieces(
-    log: Log, stream: str, bounds: Bounds, reverse: bool, guesses: bool, reached: int | None, step: int
+    log: Log, stream: str, bounds: Bounds, reverse: bool, reached: int | None, step: int
 ) -> Iterator[tuple[list[bytes], int]]:
     """Iterate over the bytes of the same records, in batches, each with their number.
 
@@ -280,7 +273,7 @@ def _pieces(
     pieces: list[bytes] = []
     count = size = 0
     try:
-        for part, numbers, low, high in _segments(log, stream, bounds, reverse, guesses):
+        for part, numbers, low, high in _segments(log, stream, bounds, reverse):
             if reached is not None:
                 low, high = _beyond(part, numbers, low, high, reached, reverse)
             while low < high:
@@ -321,19 +314,18 @@ def _within_rule(log: Log, stream: str, stream_hash: int, rule: Rule, bounds: Bo
 
 
 def _segments(
-    log: Log, stream: str, bounds: Bounds, reverse: bool, guesses: bool
+    log: Log, stream: str, bounds: Bounds, reverse: bool
 ) -> Iterator[tuple[Part, Sequence[int], int, int]]:
     """Iterate over the segments that may hold events within the bounds, in order.
 
     Yields:
-        A segment, its entries of streams with the hash, and from which to below which of these to read. If it
-        `guesses`, the first record has to confirm where these begin.
+        A segment, its entries of streams with the hash, and from which to below which of these to read.
     """
     entries = log.stream_entries(stream)
     if reverse:
         for number in range(entries.last, -1, -1):
             part, numbers, size = entries.within(number)
-            low, high = _select(part, numbers, size, stream, bounds, guesses)
+            low, high = _narrowed(part, numbers, size, stream, bounds)
             yield part, numbers, low, high
             if low > 0:
                 return  # some are before the bounds: so are those of earlier segments
@@ -343,29 +335,16 @@ def _segments(
         # Back in growing steps: of a thousand segments, a page needs a few; mostly the newest one.
         begin, step = entries.last, 1
         while True:
-            known[begin] = _select(*entries.within(begin), stream, bounds, guesses)
+            known[begin] = _narrowed(*entries.within(begin), stream, bounds)
             if known[begin][0] > 0 or not begin:
                 break
             begin, step = max(begin - step, 0), 2 * step
     for number in range(begin, entries.last + 1):
         part, numbers, size = entries.within(number)
-        low, high = known.get(number) or _select(part, numbers, size, stream, bounds, guesses)
+        low, high = known.get(number) or _narrowed(part, numbers, size, stream, bounds)
         yield part, numbers, low, high
         if high < size:
             return  # some are after the bounds: so are those of later segments
-
-
-def _select(
-    part: Part, numbers: Sequence[int], size: int, stream: str, bounds: Bounds, guesses: bool
-) -> tuple[int, int]:
-    """Return where those within the bounds are among a segment's first entries of streams with the hash."""
-    if not size or bounds.hide_nothing:
-        return 0, size
-    if guesses and bounds.last_version is bounds.until_us is None:
-        low = _guessed_place(part, numbers, size, bounds.first_version)
-        if low < size:
-            return low, size
-    return _narrowed(part, numbers, size, stream, bounds)
 
 
 def _beyond(
@@ -385,6 +364,8 @@ def _narrowed(part: Part, numbers: Sequence[int], size: int, stream: str, bounds
 
     Where some are left out, a record has confirmed it. All are within if hashes collide.
     """
+    if not size or bounds.hide_nothing:
+        return 0, size
     since_us, until_us = bounds.since_us, bounds.until_us
     by_version = since_us is until_us is None
     if isinstance(part, SealedPart):
@@ -410,7 +391,8 @@ def _narrowed(part: Part, numbers: Sequence[int], size: int, stream: str, bounds
                 low = _guessed_place(part, numbers, size, first)
             if last is not None:
                 high = max(low, _guessed_place(part, numbers, size, last + 1))
-            if (low == 0 or own_record(low - 1)[1] < first) and (
+            is_first = low == 0 or (low < size and own_record(low)[1] == first)  # which is read anyway
+            if (is_first or own_record(low - 1)[1] < first) and (
                 last is None or high == size or own_record(high)[1] > last
             ):
                 return low, high

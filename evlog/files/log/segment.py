@@ -260,10 +260,6 @@ class Segment:
         run = self.log_bytes(offset, size)
         return (run, last - first + 1) if crc32(run, before) == after else (b"", 0)
 
-    def first_in_frame(self, number: int) -> int:
-        """Return the number of the first entry in the frame of an entry, as far as the entries are right."""
-        return bisect_left(range(number), self._frame_offset(number), key=self._frame_offset)
-
     def _frame_offset(self, number: int) -> int:
         offset: int = ENTRY_FRAME.unpack_from(self.entries, number * ENTRY_BYTES)[0]
         return offset
@@ -364,7 +360,7 @@ class Segment:
 
         Args:
             may_hold: as `records`. Of frames with many events it is asked once.
-            joins_small: yield several small frames at a time, 1.5 times as fast as one by one.
+            joins_small: yield several small frames at a time: in less than half the time of one by one.
 
         Raises:
             CorruptionError: a frame is damaged; those before it were yielded.

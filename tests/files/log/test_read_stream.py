@@ -75,6 +75,20 @@ def test_a_log_that_is_missing_hides_nothing_before_it(memory_path: Path, *, rev
         assert numbers(found) == ([10, 9, 8] if reverse else [0, 1, 2, 3])
 
 
+@pytest.mark.exact_hashes  # else any damaged event may be a policy
+def test_damage_before_the_first_version_that_is_read_is_not_met(memory_path: Path) -> None:
+    with small_store(memory_path / "store", segment_events=1000) as store:
+        for first, end in ((0, 50), (50, 51), (51, 351)):
+            store.append("s", [new(number) for number in range(first, end)])
+        active = engine_of(store)._opened().active.segment
+        ((offset, length, _, _),) = active.places([50])
+    flip_bit(Path(active.log_path), offset + length - 1)
+    with evlog.open(store.path) as damaged:
+        assert numbers(damaged.read("s", 52)) == list(range(51, 351))
+        with pytest.raises(CorruptionError):
+            list(damaged.read("s", 51))
+
+
 @pytest.mark.parametrize("limit", [None, 64])
 def test_damage_at_the_end_of_the_log_is_raised_after_a_short_stream(
     store: EventStore, limit: int | None
