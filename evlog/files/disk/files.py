@@ -55,7 +55,7 @@ class WriteFile:
         self.path = path
 
     def __del__(self) -> None:
-        if getattr(self, "fd", -1) >= 0:
+        if getattr(self, "fd", -1) >= 0 and os is not None:  # None when the program is ending
             os.close(self.fd)
 
 
@@ -468,7 +468,7 @@ class ReadFile:
         return length if length <= _UNCHECKED_READ_BYTES else max(0, min(length, self.size() - offset))
 
     def __del__(self) -> None:
-        if getattr(self, "fd", -1) >= 0:
+        if getattr(self, "fd", -1) >= 0 and os is not None:  # None when the program is ending
             os.close(self.fd)
 
 

@@ -129,7 +129,7 @@ class Watch:
                 os.close(fd)
 
     def __del__(self) -> None:
-        if hasattr(self, "_wake_fd"):
+        if hasattr(self, "_wake_fd") and os is not None:  # None when the program is ending
             self.close()
 
     def _take_notice(self, inotify: int) -> None:

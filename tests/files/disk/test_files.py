@@ -6,8 +6,10 @@ import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,6 +174,22 @@ def test_file_is_closed_when_nothing_refers_to_it(tmp_path: Path) -> None:
         ReadFile(str(tmp_path / "file"))
         DISK.open(str(tmp_path / "file"))
     assert open_files(tmp_path) == []
+
+
+def test_a_file_that_a_program_has_open_at_its_end_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    errors: list[object] = []
+    for open_file in (ReadFile, DISK.open):
+        file: Any = open_file(str(tmp_path / "file"))
+        fd = file.fd
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "unraisablehook", errors.append)
+            patch.setattr("evlog.files.disk.files.os", None)  # as Python leaves modules at the end
+            del file
+        os.close(fd)
+    assert errors == []
 
 
 def test_read_goes_on_after_a_short_read_and_ends_at_the_end(

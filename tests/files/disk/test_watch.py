@@ -329,3 +329,20 @@ def test_a_forked_child_takes_no_notification_of_its_parent(watch: Watch, memory
             os._exit(1)
     assert os.waitpid(pid, 0)[1] == 0
     watch.wait(LONG_SECONDS)
+
+
+def test_a_watch_that_a_program_has_open_at_its_end_is_no_error(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[object] = []
+    watch = Watch(str(memory_path))
+    watch.wait(0)
+    left = [fd for fd in (watch._inotify, watch._wake_fd) if fd is not None]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", errors.append)
+        patch.setattr(notify, "os", None)  # as Python leaves modules at the end
+        del watch
+        gc.collect()
+    for fd in left:
+        os.close(fd)
+    assert errors == []
