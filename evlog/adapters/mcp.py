@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import wraps
 from itertools import islice
 from typing import Annotated, Any, Final, ParamSpec
@@ -159,12 +159,13 @@ class _Tools:
         if stream is not None and category is not None:
             raise InvalidArgument("stream and category exclude each other; give one of them")
         grep = None if contains is None else pattern_of_text(contains)  # no pattern that never ends
+        now = datetime.now(UTC)
         selection: dict[str, Any] = {
             "types": types or None,
             "tags": tags,
             "grep": grep,
-            "since": since and parse_when(since),
-            "until": until and parse_when(until),
+            "since": since and parse_when(since, now),
+            "until": until and parse_when(until, now),
             "reverse": newest_first,
         }
         to = None if before is None else before - 1

@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
+
+from evlog.model.events import microseconds_of
 
 _PIECES: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[()\[\]{}]| (?:and|or) ', re.DOTALL)
 _TEXTS: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -26,7 +28,6 @@ _IS_IN: Final = re.compile(
     re.DOTALL,
 )
 _NAMES: Final = frozenset({"stream", "category", "type"})
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Bounds(NamedTuple):
@@ -152,8 +153,7 @@ def _maybe_compared(column: str, operator: str, literal: str) -> Bounds | None:
         if column == "position":
             return Bounds(*_range(operator, int(literal)))
         if column == "time":
-            since = datetime.fromisoformat(literal) - _EPOCH
-            return Bounds(None, None, *_range(operator, since // timedelta(microseconds=1)))
+            return Bounds(None, None, *_range(operator, microseconds_of(datetime.fromisoformat(literal))))
     except (ValueError, OverflowError, TypeError):
         pass  # a constant that no event has, such as a time in the year 10000
     return None

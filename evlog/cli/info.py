@@ -8,7 +8,6 @@ from evlog.cli._support.parameters import LISTED_FIELDS, LISTING, STORE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
     from typing import Any, Final
 
     from evlog.cli._support.parameters import Given
@@ -33,24 +32,18 @@ PARAMETERS: Final = (LISTING, LISTED_FIELDS, STORE)
 def command(given: Given) -> None:
     """Print the numbers."""
     from evlog.cli._support.listing import print_one
+    from evlog.model.events import microseconds_of
 
     with options.open_store(given) as store:
         info, can, standing = store.info(), store.capabilities, store.standing
-    row = info._asdict() | {"first_time": _us(info.first_time), "last_time": _us(info.last_time)}
+    times = {"first_time": info.first_time, "last_time": info.last_time}
+    row = info._asdict() | {name: at and microseconds_of(at) for name, at in times.items()}
     row["capabilities"] = vars(can)
     if standing.is_unfinished_fork:
         row["unfinished_fork"] = True
     else:
         row |= {name: text for name, text in standing._asdict().items() if text}
     print_one(given, row, list(row), cells=_CELLS)
-
-
-def _us(moment: datetime | None) -> int | None:
-    from datetime import UTC, datetime, timedelta
-
-    return (
-        None if moment is None else (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    )
 
 
 def _number(value: int) -> str:

@@ -657,6 +657,13 @@ def moment_of(time_us: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)
 
 
+def microseconds_of(moment: datetime) -> int:
+    """Return an aware datetime in microseconds since 1970."""
+    from datetime import UTC, datetime, timedelta
+
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
 def id_text(id: bytes) -> str:
     """Return the 16 bytes of an id as UUIDs are written."""
     text = id.hex()

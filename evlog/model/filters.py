@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evlog.errors import InvalidArgument
 from evlog.model.arguments import list_of
-from evlog.model.events import check_type
+from evlog.model.events import check_type, microseconds_of
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -272,12 +272,10 @@ def _microseconds(moment: datetime | None) -> int | None:
     """Return a moment as microseconds since 1970, or raise InvalidArgument if it has no time zone."""
     if moment is None:
         return None
-    from datetime import UTC, datetime
+    from datetime import datetime
 
     if not isinstance(moment, datetime):
         raise InvalidArgument(f"{moment!r} is not a datetime; give one with a time zone")
     if moment.tzinfo is None:
         raise InvalidArgument(f"{moment.isoformat()} has no time zone; give an aware datetime")
-    # In UTC: between two times of one zone, Python's subtraction ignores that its offset from UTC changes.
-    difference = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (difference.days * 86_400 + difference.seconds) * 1_000_000 + difference.microseconds
+    return microseconds_of(moment)

@@ -23,18 +23,17 @@ _DAYS: Final = {"today": 0, "yesterday": 1}
 _NO_MONTHS: Final = "minutes are m, and a month has no fixed length"
 
 
-def parse_when(text: str, now: datetime | None = None) -> datetime:
+def parse_when(text: str, now: datetime) -> datetime:
     """Return the moment that a WHEN names, in UTC.
 
     Args:
         text: ISO 8601; `now`; `today` or `yesterday`, also with a time of day after it; a time of day alone;
             `@` and seconds since 1970; or an age such as `-1h30m`, with or without its minus sign.
-        now: the present, aware; if left out, the clock's.
+        now: the present, aware.
 
     Raises:
         InvalidArgument: the text is none of these, or is outside the years 1 to 9999.
     """
-    now = datetime.now(UTC) if now is None else now
     text = text.strip()
     try:
         moment = _moment(text, now).astimezone(UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,13 @@ def test_the_usual_forms_are_plain(arguments: list[str], values: dict[str, Any])
 )
 def test_help_and_mistakes_are_for_typer(arguments: list[str]) -> None:
     assert plain.parse(arguments) is None
+
+
+def test_all_times_of_a_command_line_have_one_present() -> None:
+    before = datetime.now(UTC)
+    found = read_plainly(["read", "--since", "now", "--until", "-0s"])
+    assert found is not None
+    assert before - timedelta(microseconds=1) <= found["since"] == found["until"] <= datetime.now(UTC)
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))

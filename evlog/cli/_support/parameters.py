@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from evlog.errors import EvlogError, InvalidArgument, shorten
 
@@ -175,18 +176,19 @@ def make_given(parameters: Sequence[Parameter], texts: Mapping[str, Any]) -> Giv
         InvalidArgument: a value is not what its parameter takes.
     """
     values: dict[str, Any] = {}
+    now_us = time.time_ns() // 1000  # one present for all times of a command
     for parameter in parameters:
         text = texts.get(parameter.name)
         if parameter.kind is FLAG:
             values[parameter.name] = bool(text)
         elif parameter.many:
-            values[parameter.name] = [_convert(parameter, one) for one in text or ()]
+            values[parameter.name] = [_convert(parameter, one, now_us) for one in text or ()]
         else:
-            values[parameter.name] = None if text is None else _convert(parameter, text)
+            values[parameter.name] = None if text is None else _convert(parameter, text, now_us)
     return Given(values)
 
 
-def _convert(parameter: Parameter, text: str) -> Any:
+def _convert(parameter: Parameter, text: str, now_us: int) -> Any:
     kind = parameter.kind
     if kind is TEXT:
         if not text.isascii():
@@ -203,9 +205,10 @@ def _convert(parameter: Parameter, text: str) -> Any:
 
         return parse_duration(text)
     if kind is WHEN:
+        from evlog.model.events import moment_of
         from evlog.model.when import parse_when
 
-        return parse_when(text)
+        return parse_when(text, moment_of(now_us))
     if kind is PATH and not text:
         raise InvalidArgument(f"{parameter.title} is empty", "give a path")
     if kind is PATH and sys.getfilesystemencoding() != "utf-8":
