@@ -334,24 +334,9 @@ def checkpoint_names(records: KeyValue) -> list[str]:
     return sorted(key[1] for key, record in found if b'"position":' in record.value)
 
 
-def check_subscriptions(records: KeyValue, hidden: Iterable[tuple[str, Iterable[tuple[str, int]]]]) -> None:
-    """Raise SubscriptionBehind if a subscription's filter selects an event that would be removed unread.
-
-    Args:
-        hidden: by stream, the types and positions of what is to be removed.
-    """
-    hidden = [(stream, list(events)) for stream, events in hidden if not stream.startswith(SYSTEM_PREFIX)]
-    for name in checkpoint_names(records):
-        known = KeyedCheckpoint(records, name).load()
-        if known is None or known.filter is None:
-            continue
-        filter = known.filter
-        for stream, events in hidden:
-            if filter.stream not in (None, stream) or filter.category not in (None, category_of(stream)):
-                continue
-            last = max((at for type, at in events if filter.types is None or type in filter.types), default=0)
-            if last > known.position:
-                raise SubscriptionBehind(name, known.position, last)
+def checkpoints(records: KeyValue) -> Iterator[tuple[str, Checkpoint | None]]:
+    """Iterate over all subscriptions by name."""
+    return ((name, KeyedCheckpoint(records, name).load()) for name in checkpoint_names(records))
 
 
 def _encode(document: dict[str, Any]) -> bytes:

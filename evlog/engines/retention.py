@@ -5,15 +5,41 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from evlog.decisions import policies as kept
+from evlog.decisions import unread
 from evlog.engine import Engine
 from evlog.model.appends import AppendRequest
+from evlog.model.filters import LogSelection
 from evlog.model.redaction import RedactionResult, encode_redaction
 from evlog.model.retention import REDACTIONS_STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from evlog.model.checkpoints import Checkpoint
     from evlog.model.events import Event
+    from evlog.model.filters import EventFilter
+
+
+def check_subscriptions(
+    known: Iterable[tuple[str, Checkpoint | None]],
+    read_all: Callable[[LogSelection], Iterator[Event]],
+    last_hidden: Mapping[str, int],
+) -> None:
+    """Raise SubscriptionBehind if a subscription has yet to read an event that a compaction would remove.
+
+    Args:
+        known: the subscriptions by name.
+        last_hidden: of each stream, the position of the last event to be removed. All before it are, too.
+    """
+    last = max(last_hidden.values(), default=0)
+
+    def find_last(after: int, filter: EventFilter) -> int:
+        for event in read_all(LogSelection(after, last, filter, reverse=True)):
+            if event.position <= last_hidden.get(event.stream, 0):
+                return event.position
+        return 0
+
+    unread.check_subscriptions(known, last, find_last)
 
 
 class ErasingEngine(Engine, Protocol):

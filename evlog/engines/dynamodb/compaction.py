@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import time
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.deciding import encode_tags, removed_record
@@ -27,7 +27,8 @@ from evlog.engines.dynamodb.items import (
     number,
     tag_items,
 )
-from evlog.engines.keyed import check_subscriptions
+from evlog.engines.keyed import checkpoints
+from evlog.engines.retention import check_subscriptions
 from evlog.model.events import METADATA_PREFIX, SYSTEM_PREFIX, Event, category_of
 from evlog.model.history import Standing, check_mirror, refusal
 from evlog.model.named import NamedTuple
@@ -54,8 +55,9 @@ class _Hidden(NamedTuple):
     removal: Removal
     last_version: int
     """of those removed"""
-    last_positions: dict[str, int]
-    """the last position of each type"""
+    last_position: int
+    now_us: int
+    """when it was found"""
 
 
 def find_hidden(core: Core, reader: Reader, state: LogState) -> list[_Hidden]:
@@ -66,18 +68,16 @@ def find_hidden(core: Core, reader: Reader, state: LogState) -> list[_Hidden]:
         rule = rules.rule_for(stream)
         if rule is None or rule == KEEP_ALL or not head.events:
             continue
-        events = size = last_version = 0
-        last_positions: dict[str, int] = {}
+        events = size = last_version = last_position = 0
         for event in reader.stream_events(state, stream, 1, None):
             if not hides(rule, event, head.version, now_us):
                 break  # every rule hides the oldest events
-            events, last_version = events + 1, event.version
+            events, last_version, last_position = events + 1, event.version, event.position
             size += len(event.data) + len(event[8] or b"")
-            last_positions[event.type] = event.position
         if events:
             has_own = stream in rules.streams or stream.startswith(METADATA_PREFIX)
             name = {"stream": stream} if has_own else {"category": category_of(stream)}
-            found.append(_Hidden(Removal(name, stream, events, size), last_version, last_positions))
+            found.append(_Hidden(Removal(name, stream, events, size), last_version, last_position, now_us))
     return found
 
 
@@ -94,7 +94,8 @@ def compact(
     if (standing := state.standing) != Standing():
         raise refusal(core.address.text, standing)
     if not force:
-        check_subscriptions(records, ((each.removal.stream, each.last_positions.items()) for each in hidden))
+        last_hidden = {each.removal.stream: each.last_position for each in hidden}
+        check_subscriptions(checkpoints(records), reader.read_all, last_hidden)
     erase(core)
     removed = 0
     for each in hidden:
@@ -109,12 +110,18 @@ def compact(
 
 
 def _remove_step(core: Core, reader: Reader, hidden: _Hidden) -> int:
-    """Remove the first events of a stream; return how many. Fewer than a step: it was the last."""
+    """Remove the first events of a stream; return how many. Fewer than a step: it was the last.
+
+    Only what the present policies hide, too: a user may have changed them since the compaction began.
+    """
     stream = hidden.removal.stream
 
     def plan(moment: Moment) -> Change:
+        rule = core.policies.rules(moment.state).rule_for(stream) or KEEP_ALL
+        version = moment.heads([stream])[stream].version
         found = reader.stream_events(moment.state, stream, 1, hidden.last_version, limit=_STEP_EVENTS)
-        return _removal(moment, list(islice(found, _STEP_EVENTS)))
+        gone = takewhile(lambda event: hides(rule, event, version, hidden.now_us), found)
+        return _removal(moment, list(islice(gone, _STEP_EVENTS)))
 
     return _remove(core, plan)
 

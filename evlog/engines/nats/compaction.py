@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from itertools import takewhile
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from evlog.engines.deciding import PendingAppend
-from evlog.engines.keyed import check_subscriptions
+from evlog.engines.keyed import checkpoints
 from evlog.engines.nats.history import finish_redactions, remove_events
+from evlog.engines.retention import check_subscriptions
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE, METADATA_PREFIX, category_of
 from evlog.model.history import Standing, refusal
@@ -17,38 +20,47 @@ from evlog.model.retention import (
     COMPACTIONS_STREAM,
     FINISHED_TYPE,
     KEEP_ALL,
-    first_visible_version,
-    visible_since_us,
+    hides,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from evlog.engine import Progress
     from evlog.engines.nats.core import Core
+    from evlog.engines.nats.reading import State
     from evlog.model.events import Event
 
 _OVERHEAD_BYTES: Final = 300  # of a message's headers, about
+
+
+class _Hidden(NamedTuple):
+    """What compaction removes of a stream."""
+
+    removal: Removal
+    events: list[Event]
+    version: int
+    """of the stream, when the compaction began"""
+    now_us: int
+    """the time then"""
 
 
 def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None) -> Compaction:
     """Remove what policies hide; each stream is removed durably, one after the other."""
     position, size = core.head(), bytes_of(core)
     removals = _removals(core)
-    events = sum(len(hidden) for _, hidden in removals)
-    shown = sorted((removal for removal, _ in removals), key=lambda each: -each.events)
+    events = sum(len(each.events) for each in removals)
+    shown = sorted((each.removal for each in removals), key=lambda each: -each.events)
     if dry_run:
         return Compaction(position, shown, events, 1, 0, size, 0, resumed=False)
-    standing = core.reader.state().control.standing
-    if standing != Standing():
-        raise refusal(core.address.text, standing)
+    _check_standing(core, core.reader.state())
     if not force:
-        check_subscriptions(
-            core.records,
-            ((each.stream, [(event.type, event.position) for event in hidden]) for each, hidden in removals),
-        )
+        last_hidden = {each.removal.stream: each.events[-1].position for each in removals}
+        check_subscriptions(checkpoints(core.records), core.reader.read_all, last_hidden)
     removed = 0
-    for removal, hidden in removals:
-        remove_events(core, removal.stream, hidden)
-        removed += len(hidden)
+    for each in removals:
+        count = partial(_count_hidden, core, each)
+        removed += remove_events(core, each.removal.stream, each.events, count_removable=count)
         if progress is not None:
             progress(removed, events)
     if removed:
@@ -60,12 +72,24 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
     return Compaction(position, [], removed, 1, 1, size, bytes_of(core), resumed=False)
 
 
+def _check_standing(core: Core, state: State) -> None:
+    if state.control.standing != Standing():
+        raise refusal(core.address.text, state.control.standing)
+
+
+def _count_hidden(core: Core, found: _Hidden, state: State, events: Sequence[Event]) -> int:
+    """Return how many of some events the present policies hide: a user may have changed them meanwhile."""
+    _check_standing(core, state)
+    rule = state.rules.rule_for(found.removal.stream)
+    return sum(hides(rule, event, found.version, found.now_us) for event in events)
+
+
 def bytes_of(core: Core) -> int:
     """Return the size of all messages."""
     return int(core.jetstream.call("STREAM.INFO", {})["state"]["bytes"])
 
 
-def _removals(core: Core) -> list[tuple[Removal, list[Event]]]:
+def _removals(core: Core) -> list[_Hidden]:
     """Return what compaction removes of each stream."""
     state, now_us = core.reader.state(), time.time_ns() // 1000
     rules = state.rules
@@ -75,16 +99,12 @@ def _removals(core: Core) -> list[tuple[Removal, list[Event]]]:
         rule = rules.rule_for(stream)
         if rule is None or rule == KEEP_ALL:
             continue
-        first, since_us = first_visible_version(rule, version), visible_since_us(rule, now_us)
-        hidden = []
-        for event in core.reader.read_whole(stream):
-            if event.version >= first and (since_us is None or event.time_us >= since_us):
-                break
-            hidden.append(event)
+        events = core.reader.read_whole(stream)
+        hidden = list(takewhile(lambda event: hides(rule, event, version, now_us), events))  # noqa: B023
         if hidden:
             name = {"stream": stream} if stream in rules.streams else {"category": category_of(stream)}
             if stream.startswith(METADATA_PREFIX):
                 name = {"stream": stream}
             size = sum(len(event.data) + len(event[8] or b"") + _OVERHEAD_BYTES for event in hidden)
-            found.append((Removal(name, stream, len(hidden), size), hidden))
+            found.append(_Hidden(Removal(name, stream, len(hidden), size), hidden, version, now_us))
     return found

@@ -219,23 +219,35 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
 
 
 def remove_events(
-    core: Core, stream: str, events: Sequence[Event], records: Sequence[RemovedRecord] | None = None
-) -> None:
-    """Remove the first events of a stream, after their ids and digests are stored.
+    core: Core,
+    stream: str,
+    events: Sequence[Event],
+    records: Sequence[RemovedRecord] | None = None,
+    count_removable: Callable[[State, Sequence[Event]], int] | None = None,
+) -> int:
+    """Remove the first events of a stream, after their ids and digests are stored; return how many.
 
     Args:
         records: what is kept; None: it is made here.
+        count_removable: returns how many of some events may be removed, as the state is when they are; None:
+            all of them.
     """
     last, last_version = events[-1], core.reader.versions([stream])[0]
     if records is None:
         records = [removed_record(each, is_last=each.version == last_version) for each in events]
     subject = core.subjects.stream(stream)
-    sequence = core.reader.seeker.sequence_up_to(subject, last.version)
     stubs = {event.position for _, event in core.reader.state().stubs}
+    removed = 0
     for at in range(0, len(records), _MOST_EVENTS):
-        part = records[at : at + _MOST_EVENTS]
 
-        def make(tail: Stored, state: State, _: bool, part: Sequence[RemovedRecord] = part) -> list[Outgoing]:
+        def make(tail: Stored, state: State, _: bool, at: int = at) -> list[Outgoing] | None:
+            nonlocal removed
+            part = records[at : at + _MOST_EVENTS]
+            if count_removable is not None:
+                part = part[: count_removable(state, events[at : at + _MOST_EVENTS])]
+            removed = at + len(part)
+            if not part:
+                return None
             place = tail_place(tail)
             # Another compaction, one that was killed or a lost answer may have stored some of it already.
             subjects = [core.subjects.removed_id(each.id) for each in part]
@@ -252,9 +264,12 @@ def remove_events(
             control = state.control._replace(removed=state.control.removed + len(new))
             return [*messages, encode_control(core.subjects, control, *place_of(tail))]
 
-        write(core, make)
+        if not write(core, make):
+            break
+    sequence = core.reader.seeker.sequence_up_to(subject, events[removed - 1].version) if removed else 0
     if sequence:
         core.jetstream.purge(subject, sequence + 1)
+    return removed
 
 
 def unpurged(core: Core) -> set[int]:

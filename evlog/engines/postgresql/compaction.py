@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from evlog.engines.postgresql.history import standing
+from evlog.engines.postgresql.history import STANDING, standing
 from evlog.engines.postgresql.rows import moment
-from evlog.errors import SubscriptionBehind
+from evlog.engines.retention import check_subscriptions
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE, METADATA_PREFIX, SYSTEM_PREFIX, category_of
 from evlog.model.history import Standing, refusal
@@ -17,11 +18,26 @@ from evlog.model.retention import KEEP_ALL, REDACTIONS_STREAM, first_visible_ver
 
 if TYPE_CHECKING:
     from evlog.engine import Progress
-    from evlog.engines.postgresql.connections import Connection, Session
+    from evlog.engines.postgresql.connections import Session
     from evlog.engines.postgresql.core import Core
+    from evlog.model.retention import Rule
 
 _REMOVE_ROWS: Final = 10_000  # in one transaction
 _COMPACTIONS: Final = "$compactions"
+
+
+class _Hidden(NamedTuple):
+    """What compaction removes of a stream."""
+
+    removal: Removal
+    limits: tuple[int, datetime]
+    """before which version, and before which time"""
+    last_position: int
+    """of those removed"""
+    version: int
+    """of the stream, when the compaction began"""
+    now_us: int
+    """the server's clock then"""
 
 
 def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None) -> Compaction:
@@ -29,20 +45,20 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
     connections = core.connections
     position, size = core.reader.head(), connections.retry(core.bytes_in)
     removals = connections.retry(lambda connection: _removals(core, connection))
-    events = sum(removal.events for removal, _, _ in removals)
-    shown = sorted((removal for removal, _, _ in removals), key=lambda each: -each.events)
+    events = sum(each.removal.events for each in removals)
+    shown = sorted((each.removal for each in removals), key=lambda each: -each.events)
     if dry_run:
         return Compaction(position, shown, events, 1, 0, size, 0, resumed=False)
     if (now := standing(core)) != Standing():
         raise refusal(core.address.text, now)
     if not force:
-        connections.retry(lambda connection: _check_subscriptions(core, connection, removals))
+        known = ((name, core.checkpoint(name).load()) for name in core.checkpoint_names())
+        last_hidden = {each.removal.stream: each.last_position for each in removals}
+        check_subscriptions(known, core.reader.read_all, last_hidden)
     removed_before, removed = core.removals(), 0
-    for removal, first, before in removals:
+    for each in removals:
         while True:
-            ((count,),) = connections.fetch(
-                "select {schema}.remove_events(%s, %s, %s, %s)", (removal.stream, first, before, _REMOVE_ROWS)
-            )
+            count = connections.retry(partial(_remove_step, core, each))
             removed += count
             if progress is not None:
                 progress(removed, events)
@@ -58,6 +74,35 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
     return Compaction(position, [], removed, 1, 1, size, connections.retry(core.bytes_in), resumed=False)
 
 
+def _remove_step(core: Core, hidden: _Hidden, connection: Session) -> int:
+    """Remove some events of a stream; return how many. Fewer than a step: these were the last.
+
+    Only what the present policies hide, too: a user may have changed them since the compaction began.
+    """
+    stream = hidden.removal.stream
+    with connection.transaction():
+        connection.execute(core.sql("select {schema}.lock_log()"))
+        row = connection.execute(core.sql(STANDING)).fetchone()
+        assert row is not None
+        if (now := Standing(*row)) != Standing():
+            raise refusal(core.address.text, now)
+        rule = core.reader.policies.refreshed(connection).rule_for(stream) or KEEP_ALL
+        (first, before), present = hidden.limits, _limits_of(rule, hidden.version, hidden.now_us)
+        limits = min(first, present[0]), min(before, present[1])
+        statement = core.sql("select {schema}.remove_events(%s, %s, %s, %s)")
+        row = connection.execute(statement, (stream, *limits, _REMOVE_ROWS)).fetchone()
+        assert row is not None
+        count: int = row[0]
+        return count
+
+
+def _limits_of(rule: Rule, version: int, now_us: int) -> tuple[int, datetime]:
+    """Return before which version and before which time a rule hides the events of a stream."""
+    since_us = visible_since_us(rule, now_us)
+    before = datetime.min.replace(tzinfo=UTC) if since_us is None else moment(since_us)
+    return first_visible_version(rule, version), before
+
+
 def _vacuum_redacted(core: Core) -> None:
     """Have the server free the versions of rows from before redactions, which its files still hold."""
     if core.reader.versions([REDACTIONS_STREAM])[0]:
@@ -65,8 +110,8 @@ def _vacuum_redacted(core: Core) -> None:
         core.connections.retry(lambda connection: connection.execute(statement))
 
 
-def _removals(core: Core, connection: Session) -> list[tuple[Removal, int, datetime]]:
-    """Return what compaction removes of each stream: how much, before which version, before which time."""
+def _removals(core: Core, connection: Session) -> list[_Hidden]:
+    """Return what compaction removes of each stream."""
     rules = core.reader.policies.refreshed(connection)
     # Its own clock: it gave the events their times, and what is removed too early is lost.
     row = connection.execute("select (extract(epoch from clock_timestamp()) * 1000000)::bigint").fetchone()
@@ -80,46 +125,19 @@ def _removals(core: Core, connection: Session) -> list[tuple[Removal, int, datet
         rule = rules.rule_for(stream)
         if rule is None or rule == KEEP_ALL:
             continue
-        first = first_visible_version(rule, version)
-        since_us = visible_since_us(rule, now_us)
-        before = datetime.min.replace(tzinfo=UTC) if since_us is None else moment(since_us)
+        limits = _limits_of(rule, version, now_us)
         row = connection.execute(
             core.sql(
-                "select count(*), coalesce(sum(pg_column_size(events.*)), 0)::bigint from {schema}.events "
-                "where stream_id = %s and (version < %s or created_at < %s)"
+                "select count(*), coalesce(sum(pg_column_size(events.*)), 0)::bigint, max(global_position) "
+                "from {schema}.events where stream_id = %s and (version < %s or created_at < %s)"
             ),
-            (stream, first, before),
+            (stream, *limits),
         ).fetchone()
         assert row is not None
         if row[0]:
             name = {"stream": stream} if stream in rules.streams else {"category": category_of(stream)}
             if stream.startswith(METADATA_PREFIX):
                 name = {"stream": stream}
-            found.append((Removal(name, stream, row[0], row[1]), first, before))
+            removal = Removal(name, stream, row[0], row[1])
+            found.append(_Hidden(removal, limits, row[2], version, now_us))
     return found
-
-
-def _check_subscriptions(
-    core: Core, connection: Connection, removals: list[tuple[Removal, int, datetime]]
-) -> None:
-    """Raise SubscriptionBehind if a subscription's filter selects an event that would be removed unread."""
-    for name in core.checkpoint_names():
-        known = core.checkpoint(name).load()
-        if known is None or known.filter is None:
-            continue
-        filter = known.filter
-        for removal, first, before in removals:
-            if removal.stream.startswith(SYSTEM_PREFIX) or filter.stream not in (None, removal.stream):
-                continue
-            if filter.category not in (None, category_of(removal.stream)):
-                continue
-            row = connection.execute(
-                core.sql(
-                    "select max(global_position) from {schema}.events where stream_id = %s "
-                    "and (version < %s or created_at < %s) and global_position > %s "
-                    "and (%s::text[] is null or event_type = any(%s))"
-                ),
-                (removal.stream, first, before, known.position, *[filter.types and list(filter.types)] * 2),
-            ).fetchone()
-            if row is not None and row[0] is not None:
-                raise SubscriptionBehind(name, known.position, row[0])

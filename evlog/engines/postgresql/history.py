@@ -130,10 +130,12 @@ def _decode_tags(raw: bytes) -> tuple[str | None, list[bytes] | None]:
 # --- the standing
 
 
+STANDING: Final = "select coalesce(mirror_of::text, ''), coalesce(moved_to, '') from {schema}.log"
+
+
 def standing(core: Core) -> Standing:
     """Return what the store is to others now."""
-    query = "select coalesce(mirror_of::text, ''), coalesce(moved_to, '') from {schema}.log"
-    (row,) = core.connections.fetch(query)
+    (row,) = core.connections.fetch(STANDING)
     return Standing(*row)
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 
-from evlog.errors import CorruptionError, EvlogError, StoreFull, SubscriptionBehind
+from evlog.decisions.unread import check_subscriptions as decide
+from evlog.errors import CorruptionError, EvlogError, StoreFull
 from evlog.files.compaction.hidden import CutOff
 from evlog.files.disk.files import ReadFile
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
@@ -21,10 +23,11 @@ from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.format.paths import SegmentFile
 from evlog.files.log.later import maybe_later_log, outdated
 from evlog.files.log.manifest_file import read_manifest
+from evlog.files.log.read import selection_of
 from evlog.files.write.derived import remove_leftovers_locked
 from evlog.files.write.roll import replace_manifest_locked, sync_names
 from evlog.model.appends import AppendRequest
-from evlog.model.events import JSON_CODE, SYSTEM_PREFIX, Event
+from evlog.model.events import JSON_CODE
 from evlog.model.named import NamedTuple
 from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, STARTED_TYPE
 
@@ -250,34 +253,21 @@ def check_subscriptions(log: Log, plan: Plan, disk: Disk) -> None:
     Raises:
         CorruptionError: a checkpoint is damaged.
     """
-    last = plan.last_hidden
-    for name in list_names(log.store) if last else ():
-        checkpoint = SubscriptionFiles(log.store, log.manifest.store_id, name, disk).load()
-        if checkpoint is not None and checkpoint.position < last:
-            missed = _last_missed(plan, checkpoint.filter, checkpoint.position)
-            if missed:
-                raise SubscriptionBehind(name, checkpoint.position, missed)
+    names = list_names(log.store) if plan.last_hidden else ()
+    known = ((name, SubscriptionFiles(log.store, log.manifest.store_id, name, disk).load()) for name in names)
+    decide(known, plan.last_hidden, partial(_find_last, plan))
 
 
-def _last_missed(plan: Plan, filter: EventFilter | None, position: int) -> int:
-    """Return the position of the last removed event after the position that the filter selects, else 0."""
-    has_content = None if filter is None else filter.make_matcher()
+def _find_last(plan: Plan, after: int, filter: EventFilter) -> int:
+    """Return the position of the last removed event after a position that the filter selects, else 0."""
+    matches = selection_of(filter, after + 1, None).matcher()
     for segment in reversed(plan.segments):
-        if segment.last_hidden <= position:
+        if segment.last_hidden <= after:
             continue
         log, hidden = segment.part.segment, segment.hidden
-        low = log.number_of(position + 1)
+        low = log.number_of(after + 1)
         numbers = [number for number in range(len(hidden) - 1, low - 1, -1) if hidden[number]]
-        for event in map(Event, chain.from_iterable(log.records(numbers))):
-            if _selects(filter, event) and (has_content is None or has_content(event)):
-                return event.position
+        for record in chain.from_iterable(log.records(numbers)):
+            if matches is None or matches(record):
+                return record[0]
     return 0
-
-
-def _selects(filter: EventFilter | None, event: Event) -> bool:
-    """Return whether a subscription with the filter, if that is known, delivers an event: all but content."""
-    is_own = event.stream.startswith(SYSTEM_PREFIX)
-    if filter is None:  # not known after damage
-        return not is_own
-    # The store's own events are delivered only to a subscription of their stream.
-    return (not is_own or filter.stream == event.stream) and filter.selects(event)
