@@ -21,15 +21,15 @@ from uuid import UUID
 from weakref import ref
 
 from evlog.engines.waiting import RELEASE_SECONDS
-from evlog.errors import CorruptionError, EvlogError, SubscriptionBehind, SubscriptionBusy, Unsupported
+from evlog.errors import CorruptionError, EvlogError, SubscriptionBusy, Unsupported
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
-from evlog.model.events import SYSTEM_PREFIX, category_of, id_text, make_ids
+from evlog.model.events import id_text, make_ids
 from evlog.model.filters import EventFilter
 from evlog.process.forks import register_fork_reset
 from evlog.process.threads import without_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import Any
 
     from evlog.model.events import Event

@@ -12,7 +12,6 @@ import evlog
 from evlog import NO_STREAM, EventStore
 from evlog.testing.base import EngineTests, new, numbers, run_to_end
 
-
 SELECTIONS: dict[str, tuple[dict[str, Any], int | None]] = {  # what blocks the removal from a-0 up to 21
     "all": ({}, 21),
     "the stream": ({"stream": "a-0"}, 21),

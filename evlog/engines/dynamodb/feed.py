@@ -1,7 +1,8 @@
 """Following a store in DynamoDB: polling the item that says where the log ends.
 
 The read of that item is strongly consistent, and every event up to its position is durable. While no event is
-appended, the pauses between polls grow.
+appended, the pauses between polls grow. A table that was restored from a backup in a pause longer than they
+are is noticed by the last event that was seen.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _FIRST_POLL_SECONDS: Final = 0.02
 _LAST_POLL_SECONDS: Final = 0.5
+_DOUBT_SECONDS: Final = 5.0  # a table is not deleted and restored in a shorter time
 
 
 class DynamodbFeed(ServerFeed):
@@ -33,6 +35,7 @@ class DynamodbFeed(ServerFeed):
     ) -> None:
         super().__init__(filter, read_all)
         self._core = core
+        self._looked = time.monotonic()
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
         deadline, pause_seconds = time.monotonic() + timeout_seconds, _FIRST_POLL_SECONDS
@@ -56,5 +59,8 @@ class DynamodbFeed(ServerFeed):
                 self._waking.wait(_LAST_POLL_SECONDS)
             else:
                 break
+        now = time.monotonic()
+        self._is_doubtful |= now - self._looked >= _DOUBT_SECONDS
+        self._looked = now
         if self._continues(state.position, self._core.address.text):
             self._committed, self._mark = state.position, (state.position, state.time_us)

@@ -34,7 +34,7 @@ def open_table(client: Client, *, create: bool) -> tuple[str, bool]:
         if not create:
             raise
         item = None
-        _create(client)
+        create_table(client)
     except EngineError as error:
         if "ValidationException" in error.reason:  # another program's table, with other keys
             raise _unsuitable(client) from None
@@ -58,7 +58,7 @@ def open_table(client: Client, *, create: bool) -> tuple[str, bool]:
     return decode_log(item).store_id, False
 
 
-def _create(client: Client) -> None:
+def create_table(client: Client) -> None:
     """Create the table, and wait until it and its index can be used; another process may be faster."""
     try:
         client.call(

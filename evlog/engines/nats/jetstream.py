@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from base64 import b64decode
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -19,17 +20,23 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from evlog.engines.nats.connections import ANSWER_SECONDS, Connections
 from evlog.engines.nats.session import Lost, Session, parse_headers
 from evlog.engines.waiting import Pause
-from evlog.errors import CorruptionError, EngineError, StoreAccessDenied, StoreFull, StoreNotFound
+from evlog.errors import (
+    CorruptionError,
+    EngineError,
+    StoreAccessDenied,
+    StoreFull,
+    StoreNotFound,
+    StoreUnreachable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from evlog.errors import StoreUnreachable
-
 BATCH: Final = 1000
 """The most messages in an atomic batch, and in one answer."""
 
+_CHECK_SECONDS: Final = 1.0
 _NOT_FOUND: Final = (b"404", 10037)
 _NO_STREAM: Final = 10059
 _WRONG_SEQUENCE: Final = (10070, 10071, 10164)
@@ -87,6 +94,22 @@ class JetStream:
         if "error" in answer:
             raise self.failure(answer["error"])
         return answer
+
+    def _check_there(self) -> None:
+        """Raise StoreNotFound if a server says at once that there is no such stream."""
+
+        def ask(session: Session, deadline: float) -> dict[str, Any]:
+            answer: dict[str, Any] = json.loads(
+                session.request(f"$JS.API.STREAM.INFO.{self.stream}", b"", deadline).data
+            )
+            return answer
+
+        try:
+            error = self.connections.retry(ask, _CHECK_SECONDS).get("error", {})
+        except StoreUnreachable:
+            return
+        if error.get("err_code") == _NO_STREAM:
+            raise StoreNotFound(self.connections.address.text)
 
     def failure(self, error: dict[str, Any]) -> Exception:
         """Return evlog's error for an error of the server."""
@@ -260,7 +283,11 @@ class JetStream:
         return found
 
     def _batch(self, session: Session, question: dict[str, Any], deadline: float) -> list[Stored]:
-        return self._receive(session, self._ask(session, question), deadline)[0]
+        try:
+            return self._receive(session, self._ask(session, question), deadline)[0]
+        except Lost:  # no server answers such a request about a stream that was deleted
+            self._check_there()
+            raise
 
     def _ask(self, session: Session, question: dict[str, Any]) -> bytes:
         return session.ask(f"$JS.API.DIRECT.GET.{self.stream}", json.dumps(question).encode())
@@ -339,7 +366,7 @@ class JetStream:
         try:
             self.call("STREAM.MSG.DELETE", {"seq": sequence})
         except EngineError as error:
-            if "not found" not in error.reason and "no message" not in error.reason:
+            if not re.search("not found|no message|EOF", error.reason):
                 raise
 
 

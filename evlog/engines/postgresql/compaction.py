@@ -11,7 +11,7 @@ from evlog.engines.postgresql.history import STANDING, standing
 from evlog.engines.postgresql.rows import moment
 from evlog.engines.retention import check_subscriptions
 from evlog.model.appends import AppendRequest
-from evlog.model.events import JSON_CODE, METADATA_PREFIX, SYSTEM_PREFIX, category_of
+from evlog.model.events import JSON_CODE, METADATA_PREFIX, category_of
 from evlog.model.history import Standing, refusal
 from evlog.model.reports import Compaction, Removal
 from evlog.model.retention import KEEP_ALL, REDACTIONS_STREAM, first_visible_version, visible_since_us

@@ -64,6 +64,8 @@ if TYPE_CHECKING:
 # In a program that sets up no logging, psycopg's warnings of broken connections would go to stderr.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
+# What a statement says that waited for a lock while the schema was dropped: XX000, an internal error.
+_DROPPED: Final = re.compile(r"(could not open relation with OID|cache lookup failed for) ")
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}", re.ASCII)
 # What libpq is told unless the URL says otherwise. A server that vanishes without closing its connections is
 # noticed after ten seconds, so that there is time left to try others. TCP alone takes 15 minutes if a request
@@ -455,7 +457,7 @@ def translate(
         return StoreAccessDenied(where, text)
     if state == "3D000" or re.search(r'database "[^"]*" does not exist', text):
         return DatabaseNotFound(where)
-    if state in {"3F000", "42P01", "42883"}:
+    if state in {"3F000", "42P01", "42883"} or _DROPPED.match(text):
         return StoreNotFound(where)
     if re.search(r'role "[^"]*" (does not exist|is not perm)|no password supplied|permission denied', text):
         return StoreAccessDenied(where, text)

@@ -6,10 +6,15 @@ The stand-in keeps its data in memory, so it is not killed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 import evlog
+from evlog import NewEvent
+from evlog.engines.dynamodb.client import Address, Client
+from evlog.engines.dynamodb.table import create_table
+from evlog.testing.base import LONG_SECONDS
 from tests.engines.outages import UNREACHABLE, check_cuts, check_interrupts, expected, outcomes, prepare
 from tests.support.ministack import Ministack, serving
 from tests.support.tcp_proxy import proxying
@@ -37,3 +42,34 @@ def test_every_call_is_made_once_when_its_connection_is_cut(
     prepare(url)
     with proxying(dynamodb_server.port) as proxy:
         check_cuts(url.replace(str(dynamodb_server.port), str(proxy.port)), proxy)
+
+
+def _items_of(client: Client) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = client.call("scan", ConsistentRead=True)["Items"]
+    return items
+
+
+@pytest.mark.parametrize("has_grown", [False, True])
+def test_a_follower_skips_nothing_in_a_table_that_was_restored_from_a_backup(
+    dynamodb_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, has_grown: bool
+) -> None:
+    url = dynamodb_url()
+    client = Client(Address(url))
+    with evlog.open(url, create=True) as store, store.subscribe(after=0) as run:
+        store.append("a", [NewEvent("T", 0)])
+        backup = _items_of(client)
+        store.append("a", [NewEvent("T", 1)])
+        for _ in range(2):
+            assert run.next_event(LONG_SECONDS) is not None
+        client.call("delete_table")
+        create_table(client)
+        client.write_many(backup, ())
+        assert store.head == 1
+        if has_grown:
+            store.append("a", [NewEvent("T", "another"), NewEvent("T", 2)])
+            monkeypatch.setattr("evlog.engines.dynamodb.feed._DOUBT_SECONDS", 0.0)
+        else:
+            monkeypatch.setattr("evlog.engines.following._SHORTER_SECONDS", 0.0)
+        with pytest.raises(evlog.StoreReplaced):
+            run.next_event(LONG_SECONDS)
+    client.close()
