@@ -33,7 +33,7 @@ Hook = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 SAME = UUID(int=77)
 KNOWN = UUID(int=1)
-_BLOCKED_SECONDS = 1.0  # after which an operation counts as one that waits for the other
+_BLOCKED_SECONDS = 0.5  # after which an operation counts as one that waits for the other
 _TAG = "course:c"
 
 
@@ -603,3 +603,21 @@ def check_pairs(pairs: Pairs, stride: int) -> None:
             found.append(line)
     assert count
     assert not found, f"{len(found)} of {count} pairs failed:\n" + "\n".join(found)
+
+
+def check_compaction(url: str, folder: Path) -> None:
+    """Check that a compaction removes only what is hidden then, and nothing once the store has moved."""
+    with evlog.open(url, create=True) as store:
+        for stream in ("b-1", "b-2", "b-3"):
+            store.append(stream, [NewEvent("T", number) for number in range(3)])
+        store.set_retention(category="b", max_count=1)
+        with evlog.open(url) as other:
+            done = store.compact(progress=lambda *_: other.set_retention(category="b", clear=True))
+            assert done.events_removed == 2
+            assert sorted(info.events for info in store.streams()) == [1, 3, 3]
+            store.set_retention(category="b", max_count=1)
+            with pytest.raises(evlog.StoreMoved):
+                store.compact(progress=lambda *_: evlog.mirror(other, folder / "moved", cutover=True))
+        left = [event.position for event in store.read_all()]
+    with evlog.open(folder / "moved") as moved:
+        assert [event.position for event in moved.read_all()] == left

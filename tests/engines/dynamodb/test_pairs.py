@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evlog.engines.dynamodb.client import Address, Client
-from tests.engines.pairs import SCENES, check_pairs, pairs_of
+from tests.engines.pairs import SCENES, check_compaction, check_pairs, pairs_of
 
 
 @contextmanager
@@ -45,3 +45,9 @@ def test_two_operations_at_once_keep_every_promise(
     monkeypatch.setattr("evlog.engines.dynamodb.core._LEASE_US", 300_000)
 
     check_pairs(pairs_of(scene, dynamodb_url, memory_path, requests, remove), STRIDES[scene])
+
+
+def test_a_compaction_removes_only_what_is_hidden_at_each_step(
+    dynamodb_url: Callable[[], str], memory_path: Path
+) -> None:
+    check_compaction(dynamodb_url(), memory_path)

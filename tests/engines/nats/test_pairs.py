@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evlog.engines.nats.session import Session
-from tests.engines.pairs import SCENES, check_pairs, pairs_of
+from tests.engines.pairs import SCENES, check_compaction, check_pairs, pairs_of
 from tests.support.nats import Cluster
 
 
@@ -46,3 +46,9 @@ def test_two_operations_at_once_keep_every_promise(
         nats_server.ask(nats_server.ports[0], f"$JS.API.STREAM.DELETE.KV_evlog-{name}", b"")
 
     check_pairs(pairs_of(scene, nats_url, memory_path, requests, remove), STRIDES[scene])
+
+
+def test_a_compaction_removes_only_what_is_hidden_at_each_step(
+    nats_url: Callable[[], str], memory_path: Path
+) -> None:
+    check_compaction(nats_url(), memory_path)

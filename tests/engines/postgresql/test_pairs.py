@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from evlog.engines.postgresql.connections import Session
-from tests.engines.pairs import SCENES, check_pairs, pairs_of
+from tests.engines.pairs import SCENES, check_compaction, check_pairs, pairs_of
 from tests.support.postgresql import NEWEST
 
 pytestmark = NEWEST
@@ -46,3 +46,9 @@ def test_two_operations_at_once_keep_every_promise(
 ) -> None:
 
     check_pairs(pairs_of(scene, postgresql_url, memory_path, requests, remove), STRIDES[scene])
+
+
+def test_a_compaction_removes_only_what_is_hidden_at_each_step(
+    postgresql_url: Callable[[], str], memory_path: Path
+) -> None:
+    check_compaction(postgresql_url(), memory_path)
