@@ -34,7 +34,7 @@ def remove(url: str) -> None:
     client.close()
 
 
-STRIDES = dict(zip(SCENES, (20, 20, 20, 20), strict=True))
+STRIDES = dict(zip(SCENES, (43, 13, 3, 17), strict=True))
 
 
 @pytest.mark.parametrize("scene", SCENES)

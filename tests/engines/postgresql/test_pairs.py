@@ -37,7 +37,7 @@ def remove(url: str) -> None:
         connection.execute(f"drop schema {url.partition('schema=')[2]} cascade".encode())
 
 
-STRIDES = dict(zip(SCENES, (20, 20, 20, 20), strict=True))
+STRIDES = dict(zip(SCENES, (11, 7, 1, 13), strict=True))
 
 
 @pytest.mark.parametrize("scene", SCENES)
