@@ -616,12 +616,18 @@ def check_compaction(url: str, folder: Path) -> None:
             store.append(stream, [NewEvent("T", number) for number in range(3)])
         store.set_retention(category="b", max_count=1)
         with evlog.open(url) as other:
-            done = store.compact(progress=lambda *_: other.set_retention(category="b", clear=True))
-            assert done.events_removed == 2
+
+            def clear(*_: int) -> None:
+                other.set_retention(category="b", clear=True)
+
+            def move(*_: int) -> None:
+                evlog.mirror(other, folder / "moved", cutover=True)
+
+            assert store.compact(progress=clear).events_removed == 2
             assert sorted(info.events for info in store.streams()) == [1, 3, 3]
             store.set_retention(category="b", max_count=1)
             with pytest.raises(evlog.StoreMoved):
-                store.compact(progress=lambda *_: evlog.mirror(other, folder / "moved", cutover=True))
+                store.compact(progress=move)
         left = [event.position for event in store.read_all()]
     with evlog.open(folder / "moved") as moved:
         assert [event.position for event in moved.read_all()] == left
