@@ -159,7 +159,7 @@ class Subscription:
 
         Args:
             timeout_seconds: how long to wait for it; 0 takes only what is there, None waits without a limit.
-                Without `follow` it never waits.
+                Without `follow` it never waits. A server that does not answer is waited for as its URL says.
 
         Returns:
             The event, or None when none came in time, after `stop` or `close`, or at the end: that of `to`,

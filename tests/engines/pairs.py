@@ -385,7 +385,8 @@ class MirrorScene(Scene):
             if "promote" not in self.done:
                 if "cutover" not in self.done:
                     evlog.mirror(source, store)
-                assert Mirror(source, store).check().difference is None
+                if not self.acknowledged:  # after a cutover
+                    assert Mirror(source, store).check().difference is None
                 there = {event.position for event in store.read_all()} - {
                     each[2] for each in self.acknowledged
                 }

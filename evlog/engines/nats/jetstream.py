@@ -18,7 +18,7 @@ from base64 import b64decode
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from evlog.engines.nats.connections import ANSWER_SECONDS, Connections
-from evlog.engines.nats.session import Lost, Session, parse_headers
+from evlog.engines.nats.session import Lost, NoResponder, Session, parse_headers
 from evlog.engines.waiting import Pause
 from evlog.errors import (
     CorruptionError,
@@ -285,7 +285,7 @@ class JetStream:
     def _batch(self, session: Session, question: dict[str, Any], deadline: float) -> list[Stored]:
         try:
             return self._receive(session, self._ask(session, question), deadline)[0]
-        except Lost:  # no server answers such a request about a stream that was deleted
+        except (Lost, NoResponder):  # what no server answers, either, about a stream that was deleted
             self._check_there()
             raise
 

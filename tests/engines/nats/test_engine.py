@@ -344,6 +344,22 @@ def test_a_store_that_is_deleted_while_it_is_open_is_not_found(
             store.stream_version("a")
 
 
+def test_a_store_that_is_deleted_during_a_read_is_not_found(
+    nats_server: nats.Cluster, nats_url: NewUrl
+) -> None:
+    """No server answers the request for the next events."""
+    url = nats_url()
+    with evlog.open(url, create=True) as store:
+        for _ in range(3):
+            store.append("a", [NewEvent("T")] * 900)
+        events = store.read_all()
+        next(events)
+        port = nats_server.ports[0]
+        assert nats_server.ask(port, f"$JS.API.STREAM.DELETE.evlog-{url.rpartition('/')[2]}", b"")
+        with pytest.raises(StoreNotFound):
+            list(events)
+
+
 def test_a_store_that_is_made_again_while_it_is_open_is_another_one(
     nats_server: nats.Cluster, nats_url: NewUrl
 ) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
 import evlog
-from evlog import NewEvent
+from evlog import EventStore, NewEvent
 from evlog.engines.postgresql.connections import Session
 from evlog.testing.base import LONG_SECONDS
 from tests.engines.outages import (
@@ -126,3 +127,45 @@ def test_a_follower_skips_nothing_where_its_last_events_are_lost(
             store.append("a", [NewEvent("T", "another"), NewEvent("T", 2)])
         with pytest.raises(evlog.StoreReplaced):
             run.next_event(LONG_SECONDS)
+
+
+def test_calls_that_wait_while_the_schema_is_dropped_find_no_store(postgresql_url: Callable[[], str]) -> None:
+    url = postgresql_url()
+    schema = url.partition("schema=")[2]
+    uses: list[Callable[[EventStore], object]] = [
+        lambda store: store.append("a", [NewEvent("T", 1)]),
+        lambda store: list(store.read("a")),
+        lambda store: store.reset_subscription("known", 1),
+        lambda store: store.delete_stream("a-1"),
+        lambda store: store.redact(2, reason="r"),
+        lambda store: store.compact(force=True),
+    ]
+    prepare(url)
+    errors: list[BaseException] = []
+
+    def make(use: Callable[[EventStore], object], store: EventStore) -> None:
+        try:
+            use(store)
+        except evlog.EvlogError as error:
+            errors.append(error)
+
+    with ExitStack() as stack, psycopg.connect(url.partition("?")[0]) as other:
+        stores = [stack.enter_context(evlog.open(url)) for _ in uses]
+        for store in stores:
+            assert list(store.read("a-1"))
+        other.execute(f"drop schema {schema} cascade".encode())
+        calls = [threading.Thread(target=make, args=each) for each in zip(uses, stores, strict=True)]
+        for call in calls:
+            call.start()
+        with psycopg.connect(url.partition("?")[0], autocommit=True) as third:
+            deadline = time.monotonic() + LONG_SECONDS
+            waiting = (
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' "
+                f"and query like '%{schema}%'"
+            )
+            while third.execute(waiting.encode()).fetchone() != (len(uses),):
+                assert time.monotonic() < deadline
+        other.commit()
+        for call in calls:
+            call.join(LONG_SECONDS)
+    assert [type(error) for error in errors] == [evlog.StoreNotFound] * len(uses)
