@@ -3,7 +3,8 @@
 1. A checkpoint is replaced atomically: after a crash it is the old one or the new one. It never runs ahead of
    what was acknowledged, so a lost one means that events come again.
 2. A parked event is a line added to a file. A line that a crash tore was never acknowledged, and is
-   overwritten.
+   overwritten. Lines that no longer count may quote personal data. The file is replaced by one without them
+   when the lock is released, and before they are more than the others.
 3. A change needs the lock, which the kernel frees when its process dies. Reading needs no lock and no
    permission to write.
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 
-from evlog.errors import CorruptionError, SubscriptionBusy, Unsupported
+from evlog.errors import CorruptionError, EvlogError, SubscriptionBusy, Unsupported
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.opening import check_directory, error_for
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from evlog.model.events import Event
 
 _LOCK_ATTEMPTS = 5
+_SPARE_BYTES = 1 << 20  # of lines that no longer count, which may stay during a run
 
 
 def list_names(store: str) -> list[str]:
@@ -73,8 +75,10 @@ class SubscriptionFiles:
         self._directory = paths.subscriptions_path(store)
         self.path = paths.subscription_path(store, name, "json")
         self._parked_path = paths.subscription_path(store, name, "parked")
-        # While the lock is held: the parked positions, and where the last whole line ends. None: to be read.
-        self._list: tuple[set[int], int] | None = None
+        # While the lock is held: the line of each parked position, their bytes together, and where the last
+        # whole line ends. None: to be read.
+        self._list: tuple[dict[int, bytes], int, int] | None = None
+        self._process = 0  # that has acquired it
         self._lock = FileLock(paths.subscription_path(store, name, "lock"), 0.0, disk)
 
     # --- the lock
@@ -86,6 +90,7 @@ class SubscriptionFiles:
             SubscriptionBusy: it is running.
             StoreAccessDenied: this user may not write to the store.
         """
+        self._process = os.getpid()
         if not os.path.isdir(self._directory):
             self._disk.make_dir(self._directory)
             self._disk.sync_dir(self._store)  # before a checkpoint in it is acknowledged
@@ -111,6 +116,13 @@ class SubscriptionFiles:
 
     def release(self) -> None:
         """End the run."""
+        if self._list is not None and self._process == os.getpid():  # a forked child has its parent's
+            lines, counted_bytes, end = self._list
+            if end > counted_bytes:
+                try:
+                    self._replace_parked(lines)
+                except EvlogError:
+                    pass  # the file holds the same as it is; the next change tries again
         self._list = None
         self._lock.release()
         self._lock.close()
@@ -143,6 +155,7 @@ class SubscriptionFiles:
 
     def create(self, checkpoint: Checkpoint) -> None:
         """Add the subscription, durably. What an earlier one of this name parked is removed first."""
+        self._list = None
         self._disk.remove(self._parked_path)
         self.save(checkpoint)
         self.sync()
@@ -170,6 +183,7 @@ class SubscriptionFiles:
 
     def delete(self) -> None:
         """Remove the subscription with all it parked, durably; the lock's file is removed last."""
+        self._list = None
         # In this order: a checkpoint must not be left without its parked events.
         for path in (self.path, self._parked_path, self._lock.path):
             self._disk.remove(path)
@@ -183,28 +197,35 @@ class SubscriptionFiles:
         Raises:
             CorruptionError: a line that others follow is damaged.
         """
-        return list(self._read_parked()[0].values())
+        return [event for event, _ in self._read_parked()[0].values()]
 
     def park(self, event: Event, error: str, attempts: int) -> None:
-        self._add_line(encode_parked(event, error, attempts, time.time_ns() // 1000), add=event.position)
+        self._add_line(event.position, encode_parked(event, error, attempts, time.time_ns() // 1000))
 
     def unpark(self, position: int) -> None:
-        self._add_line(encode_unparked(position), drop=position)
+        self._add_line(position, encode_unparked(position), counts=False)
 
-    def _add_line(self, line: bytes, *, add: int | None = None, drop: int | None = None) -> None:
+    def _add_line(self, position: int, line: bytes, *, counts: bool = True) -> None:
         if self._list is None:
             found, end = self._read_parked()
-            self._list = (set(found), end)
-        positions, end = self._list
+            lines = {each: own for each, (_, own) in found.items()}
+            self._list = (lines, sum(map(len, lines.values())), end)
+        lines, counted_bytes, end = self._list
         self._list = None  # until the line is known to be written
-        if add is not None:
-            positions.add(add)
-        if drop is not None:
-            positions.discard(drop)
-        if not positions:
+        counted_bytes -= len(lines.get(position, b""))
+        if counts:
+            lines[position] = line
+            counted_bytes += len(line)
+        else:
+            lines.pop(position, None)
+        if not lines:
             self._disk.remove(self._parked_path)
             self._disk.sync_dir(self._directory)
-            self._list = (positions, 0)
+            self._list = (lines, 0, 0)
+            return
+        if end + len(line) - counted_bytes > max(counted_bytes, _SPARE_BYTES):
+            self._replace_parked(lines)
+            self._list = (lines, counted_bytes, counted_bytes)
             return
         file = self._disk.open(self._parked_path, create=True)
         try:
@@ -215,15 +236,22 @@ class SubscriptionFiles:
             self._disk.close(file)
         if not end:
             self._disk.sync_dir(self._directory)
-        self._list = (positions, end + len(line))
+        self._list = (lines, counted_bytes, end + len(line))
 
-    def _read_parked(self) -> tuple[dict[int, ParkedEvent], int]:
-        """Return the parked events by position, and where the last whole line ends."""
+    def _replace_parked(self, lines: dict[int, bytes]) -> None:
+        """Replace the file by one with these lines alone, durably: the others are then on no disk."""
+        temporary = self._parked_path + paths.TEMPORARY
+        self._disk.create_file(temporary, b"".join(lines.values()))
+        self._disk.replace(temporary, self._parked_path)
+        self._disk.sync_dir(self._directory)
+
+    def _read_parked(self) -> tuple[dict[int, tuple[ParkedEvent, bytes]], int]:
+        """Return the parked events by position, each with its line, and where the last whole line ends."""
         try:
             file = ReadFile(self._parked_path)
         except FileNotFoundError:
             return {}, 0
-        found: dict[int, ParkedEvent] = {}
+        found: dict[int, tuple[ParkedEvent, bytes]] = {}
         raw = file.read_whole(MAX_PARKED_BYTES)
         end = at = 0
         fault: tuple[int, str] | None = None
@@ -238,7 +266,7 @@ class SubscriptionFiles:
                 if parked is None:
                     found.pop(position, None)
                 else:
-                    found[position] = parked
+                    found[position] = parked, line
                 end = at + len(line)
             at += len(line)
         return found, end

@@ -10,7 +10,7 @@ Everything up to `position` is scanned, and the event there has this id. `filter
 checkpoint was reset, and has the last three only if they are set; `event_id` is null at position 0.
 
 `subscriptions/NAME.parked` has a line for each event that was parked, or failed again, and one for each that
-was removed from the list since:
+was removed from the list since; the last line of a position counts, and lines that do not may be missing:
 
     {"position":17,"stream":"…","version":3,"type":"…","id":"32 hex digits","error":"…","attempts":3,
      "time_us":…,"crc32":"8 hex digits"}

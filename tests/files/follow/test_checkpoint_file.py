@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from evlog.errors import CorruptionError, InvalidArgument, SubscriptionBusy, UnsupportedFormat
 from evlog.files.disk.files import DISK
+from evlog.files.follow import checkpoint_file
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.format import paths
 from evlog.files.format.headers import FormatFault
@@ -211,6 +212,39 @@ def test_an_event_that_fails_again_keeps_its_place_with_the_newer_error(files: S
         (17, "boom again", 4),
         (18, "bang", 1),
     ]
+
+
+def test_what_no_longer_counts_is_in_the_file_only_until_the_end_of_the_change(memory_path: Path) -> None:
+    path = Path(paths.subscription_path(str(memory_path), "mail", "parked"))
+    files = files_of(memory_path)
+    files.acquire()
+    files.park(EVENT, "ann@example.org", 1)
+    files.park(OTHER, "first", 1)
+    files.park(OTHER, "second", 2)
+    files.release()
+    files.acquire()
+    files.unpark(EVENT.position)
+    files.release()
+    (line,) = path.read_bytes().splitlines()
+    assert b"second" in line
+    assert [event.error for event in files.parked()] == ["second"]
+    files.acquire()
+    files.park(EVENT, "ann@example.org", 1)
+    files.delete()
+    files.release()
+    assert not path.exists()
+
+
+def test_an_event_that_fails_again_and_again_takes_little_space(
+    files: SubscriptionFiles, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_file, "_SPARE_BYTES", 1000)
+    path = Path(paths.subscription_path(str(memory_path), "mail", "parked"))
+    files.park(OTHER, "bang", 1)
+    for attempts in range(1, 100):
+        files.park(EVENT, "boom", attempts)
+        assert path.stat().st_size < 2000
+        assert [event.attempts for event in files_of(memory_path).parked()] == [1, attempts]
 
 
 @pytest.mark.parametrize("torn", [b'{"position":19', b"\0" * 5000, b"junk\n" * 1000])
