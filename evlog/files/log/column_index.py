@@ -3,7 +3,7 @@
 1. The first look-ups search the bytes: 2 ms each for 262,144 entries, less for a key of a recent entry.
 2. A writer asks for ids that are new, and for the last event of a stream. So next there is a set of the ids'
    hashes, and a dict of the last entry of each key: 10 and 20 ms, once for each kind of key.
-3. Where more is found, a dict of all entries of each key is built: 60 ms, once. All of them grow with the
+3. Where more is found, a dict of all entries of each key is built: 80 ms, once. All of them grow with the
    entries.
 """
 
