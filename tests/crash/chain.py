@@ -23,7 +23,7 @@ from tests.crash.check import check_recovery, materialise, open_store
 from tests.crash.compaction import Facts, check_interrupted, compacting
 from tests.crash.damage import ACTIVE, DIRECTORIES, STORE, segment, sound_store
 from tests.crash.disk import RecordingDisk, World
-from tests.crash.explore import Outcome
+from tests.crash.explore import Outcome, Seen
 from tests.crash.history import Batch, History, Knowledge, event
 from tests.crash.model import FileSystem
 from tests.crash.recordings import Recording, record, scratch
@@ -125,7 +125,7 @@ def explore_chain(
     name: str, recording: Recording, check: Check, command: str, moments: list[int], most: int
 ) -> Outcome:
     """Kill after each of these operations, run the command, lose power after each of its operations."""
-    digests: set[bytes] = set()
+    seen = Seen(1) if most else Seen()
     failures: list[str] = []
     for moment, system, known in recording.moments():
         if moment not in moments:
@@ -136,17 +136,15 @@ def explore_chain(
             if later and second.ops[later - 1].kind not in _NAME_CALLS and not most:
                 continue  # only the calls that change or sync names add such states
             for state in power_losses(left, dice, most):
-                digest = state.digest() + bytes([len(then_known.acked) % 256])
-                if digest in digests:
+                if not seen.is_new(state, bytes([len(then_known.acked) % 256])):
                     continue
-                digests.add(digest)
                 with scratch() as root:
                     try:
                         check(state, then_known, root)
                     except Exception:  # noqa: BLE001 - any error is a finding
                         where = f"{name} killed at {moment}, then {command}, power loss at {later}"
                         failures.append(f"{where}:\n{traceback.format_exc()}")
-    return Outcome(digests, failures)
+    return Outcome(seen.digests, failures)
 
 
 def jobs(stride: int, most: int) -> Iterator[explore.Job]:

@@ -32,6 +32,31 @@ class Outcome(NamedTuple):
     failures: list[str]
 
 
+class Seen:
+    """Says which states to check: each once, and of those that differ only in unnamed files one in `stride`.
+
+    A file of a segment that the manifest does not name is read by nothing, unless it comes after all that are
+    named: then it shows that the manifest is too old. Recovery and compaction remove the others.
+    """
+
+    def __init__(self, stride: int = 8) -> None:
+        self.digests: set[bytes] = set()
+        self._stride = step_of(stride)
+        self._read: set[bytes] = set()
+
+    def is_new(self, state: State, known: bytes = b"") -> bool:
+        """Say whether to check this state with this knowledge of the clients, and remember it."""
+        digest = state.digest() + known
+        if digest in self.digests:
+            return False
+        read = state.without_unnamed().digest() + known
+        if read in self._read and digest[1] % self._stride:
+            return False
+        self._read.add(read)
+        self.digests.add(digest)
+        return True
+
+
 class Explorer:
     """Checks states, each at most once."""
 

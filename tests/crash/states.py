@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Iterator
 from itertools import chain, combinations, product
 from typing import Final, NamedTuple, TypeVar
 
+from evlog.files.format.manifest import decode_manifest
 from tests.crash.model import (
     DIRECTORY,
     Directory,
@@ -26,6 +28,7 @@ from tests.crash.model import (
 
 SECTOR_BYTES: Final = 512
 _ALL_SUBSETS_OF: Final = 5
+_SEGMENT_FILE: Final = re.compile(r"/(\d{20})\.(\d+)\.[^/]*$")
 _T = TypeVar("_T")
 
 
@@ -44,6 +47,23 @@ class State(NamedTuple):
             state.update(b"%s\0%d\0" % (path.encode(), len(content)))
             state.update(content)
         return state.digest()
+
+    def without_unnamed(self) -> State:
+        """The state without the files of segments that the manifest does not name, nor one after its last."""
+        manifest = self.files.get("above/store/manifest.json")
+        if manifest is None:
+            return self
+        segments = decode_manifest(manifest).segments
+        named = {(info.first_position, info.generation) for info in segments}
+        files = {}
+        for path, content in self.files.items():
+            segment = _SEGMENT_FILE.search(path)
+            if segment is not None:
+                first, generation = int(segment[1]), int(segment[2])
+                if first <= segments[-1].first_position and (first, generation) not in named:
+                    continue
+            files[path] = content
+        return State(files, self.directories)
 
 
 def kept_state(system: FileSystem) -> State:

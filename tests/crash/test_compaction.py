@@ -22,7 +22,7 @@ from tests.crash.compaction import (
     check_left,
     compacting,
 )
-from tests.crash.explore import Outcome
+from tests.crash.explore import Outcome, Seen
 from tests.crash.faults import Fault
 from tests.crash.history import Knowledge
 from tests.crash.recordings import Recording, scratch
@@ -35,7 +35,7 @@ def interruptions(
     recording: Recording, facts: Facts, most: int, stride: int, share: int, moments: range
 ) -> Outcome:
     """Kill and power off after each operation, and check what is left; one in `share` thoroughly."""
-    digests: set[bytes] = set()
+    seen = Seen()
     failures: list[str] = []
     for moment, system, known in recording.moments():
         if moment not in moments:
@@ -44,16 +44,15 @@ def interruptions(
         states += explore.killed_states(system, recording.ops[moment : moment + 1], stride, moment % stride)
         states += crash_states(system, random.Random(moment), most)
         for state in states:
-            digest = state.digest()
-            if digest in digests:
+            if not seen.is_new(state):
                 continue
-            digests.add(digest)
             with scratch() as root:
                 try:
-                    check_interrupted(state, facts, known, root, thorough=digest[0] % share == 0)
+                    thorough = state.digest()[0] % share == 0
+                    check_interrupted(state, facts, known, root, thorough=thorough)
                 except Exception:  # noqa: BLE001 - any error is a finding
                     failures.append(f"after operation {moment}:\n{traceback.format_exc()}")
-    return Outcome(digests, failures)
+    return Outcome(seen.digests, failures)
 
 
 @pytest.mark.parametrize(
