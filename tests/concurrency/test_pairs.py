@@ -16,7 +16,7 @@ from tests.concurrency.pairs import (
 )
 from tests.crash.explore import step_of
 
-STRIDE = 1009  # a prime, so that calls, operations and modes are mixed: half a second for each test
+STRIDE = 1201  # a prime, so that calls, operations and modes are mixed
 
 
 @pytest.fixture(scope="module")

@@ -259,6 +259,18 @@ def test_where_nothing_is_hidden_nothing_is_written(store: EventStore, unchanged
     assert store.compact().events_removed == 0
 
 
+def test_indexes_that_a_dead_process_left_half_written_are_removed(store: EventStore) -> None:
+    store.append("s", [new()])
+    dead = segment_files(store, "log")[0].with_suffix(
+        ".streams.0badcafe.4194304.tmp"
+    )  # no process has this id
+    live = dead.with_suffix("").with_suffix(f".{os.getpid()}.tmp")
+    for path in (dead, live):
+        path.write_bytes(b"half")
+    store.compact()
+    assert (dead.exists(), live.exists()) == (False, True)
+
+
 def test_a_segment_that_loses_nothing_is_left_alone(store: EventStore) -> None:
     fill(store, 8)
     store.append_many([("kept", [new(number) for number in range(8)])])
