@@ -122,7 +122,12 @@ def _copy_store(
     head = head_time_us = 0
     renumber = False  # nothing of a segment was whole: the next one has to account for the gap
     for task in tasks:
-        copied = _copy_segment(task, tasks, out, disk, renumber=renumber)
+        try:
+            copied = _copy_segment(task, tasks, out, disk, renumber=renumber)
+        except FileNotFoundError:
+            if named - _named_logs(store):
+                raise StoreBusy(store) from None
+            raise
         losses += copied.losses
         head, head_time_us = copied.last_position or head, max(head_time_us, copied.last_time_us)
         renumber = copied.info is None and bool(copied.losses)

@@ -13,7 +13,7 @@ from evlog import EventStore, Loss
 from evlog.files.check import repair, salvage
 from evlog.files.check.repair import find_losses, repair_store
 from evlog.files.check.task import SegmentTask
-from evlog.files.disk.files import Disk
+from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.sorted_index import page_crcs
@@ -309,19 +309,22 @@ def test_a_salvage_that_fails_removes_what_it_copied(
     assert salvaged(filled, memory_path)[1].ok
 
 
+@pytest.mark.parametrize("suffix", [".offsets", ".log"], ids=["between two segments", "in a segment"])
 def test_a_segment_that_a_compaction_removes_before_it_is_salvaged_is_not_lost(
-    filled: EventStore, memory_path: Path
+    filled: EventStore, memory_path: Path, suffix: str
 ) -> None:
     class CompactingDisk(Disk):
         is_compacted = False
 
-        def create_file(self, path: str, content: bytes) -> None:
-            super().create_file(path, content)
-            if not self.is_compacted:
+        def open(
+            self, path: str, *, create: bool = False, truncate: bool = False, readable: bool = True
+        ) -> WriteFile:
+            if path.endswith(suffix) and not self.is_compacted:
                 self.is_compacted = True
                 with evlog.open(filled.path) as store:
                     store.set_retention("s-0", max_count=1)
                     store.compact()
+            return super().open(path, create=create, truncate=truncate, readable=readable)
 
     out = memory_path / "out"
     with pytest.raises(evlog.StoreBusy):
