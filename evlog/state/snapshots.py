@@ -23,6 +23,7 @@ from evlog.errors import CorruptionError, SnapshotNotFound
 from evlog.model.checkpoints import check_subscription_name
 from evlog.model.filters import EVERYTHING
 from evlog.model.named import NamedTuple
+from evlog.model.retention import REDACTIONS_STREAM
 
 if TYPE_CHECKING:
     from evlog.engine import Engine
@@ -175,6 +176,15 @@ def delete(engine: Engine, name: str, stream: str | None) -> None:
     """
     if not engine.snapshot(check_subscription_name(name, "snapshot"), stream).delete():
         raise SnapshotNotFound(name, stream)
+
+
+def delete_outdated(engine: Engine) -> None:
+    """Delete all snapshots from before the last redaction: they are not used, and may hold what it erased."""
+    redactions = engine.versions([REDACTIONS_STREAM])[0]
+    for name, stream in engine.snapshot_names():
+        _, content = maybe_load(engine, name, stream)
+        if content is None or content.redactions != redactions:
+            engine.snapshot(name, stream).delete()
 
 
 _FIRST_PAUSE_SECONDS = 0.001

@@ -18,6 +18,7 @@ from evlog.model.json_text import decode_json, encode_json
 from evlog.model.named import NamedTuple
 from evlog.model.redaction import maybe_decode_redaction
 from evlog.model.retention import FINISHED_TYPE, MIRRORED_TYPE, REDACTIONS_STREAM
+from evlog.state.snapshots import delete_outdated
 from evlog.transfer.compare import compare, compare_merged, event_at, is_merged
 from evlog.transfer.pieces import read_pieces
 
@@ -71,6 +72,13 @@ class Target:
             MirrorConflict, StoreIsMirror, StoreMoved: it cannot be continued.
         """
         raise NotImplementedError
+
+    def delete_snapshots(self) -> None:
+        """Delete the destination's snapshots that may hold what a copied redaction has erased."""
+        try:
+            delete_outdated(self.destination)
+        except Unsupported:
+            pass  # a topic of many partitions has no snapshots
 
     def begin_range(self, after: int, to: int) -> None:
         """Note that the source is read from after a position up to another from now on.
@@ -210,6 +218,7 @@ class IdenticalTarget(Target):
             )
         if claim and destination.versions([REDACTIONS_STREAM])[0]:
             destination.remove_history(self.source_id, [])  # a run that was killed may have left it to do
+            self.delete_snapshots()
         return position
 
     def _copied_to(self) -> int:
@@ -225,6 +234,8 @@ class IdenticalTarget(Target):
             is_compacted = True
         piece.source_id = self.source_id
         self.destination.append_history(piece)
+        if any(event[2] == REDACTIONS_STREAM for event in piece.events):
+            self.delete_snapshots()
         if is_compacted:  # the compaction has erased what was redacted, also by a redaction of this piece
             self.destination.remove_history(self.source_id, [])
         return Copied(len(piece.events), 0, removed, piece.lost)
@@ -372,6 +383,7 @@ class MergeTarget(Target):
                 if not self.destination.capabilities.redaction:
                     self.refuse_redaction(made.position)
                 self.destination.redact(events, made.reason)
+        self.delete_snapshots()
 
     def compare(self, progress: Progress | None) -> Comparison:
         """Compare both stores by the ids of what was merged."""

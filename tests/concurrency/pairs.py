@@ -695,6 +695,7 @@ class Check:
             report = evlog.verify_store(scene.path(name))
             assert report.ok, (name, report.findings)
         self._check_follower(follower, seen)
+        self._check_erased("main", paths.SNAPSHOTS)
         with scene.open("main") as store:
             self._check_events("main", store)
             self._check_takes_more("main", store)
@@ -822,6 +823,7 @@ class Check:
                     assert fact_of(events[fact.position]) == fact
             elif main.standing == Standing():
                 evlog.mirror(main, mirror)
+                self._check_erased("mirror", paths.SNAPSHOTS)
                 assert Mirror(main, mirror).check().ok
                 assert mirror.head == main.head
                 with suppress(evlog.StoreIsMirror):  # it is compacted with its source
@@ -843,17 +845,18 @@ class Check:
         for file in os.listdir(paths.segments_path(path)):
             meaning = paths.maybe_parse_segment_name(file)
             assert file == paths.FILTER or (meaning and manifest.names(meaning)), (name, file)
-        with evlog.open(path) as store:
-            is_open = store.standing == Standing()
+        assert not [file for *_, files in os.walk(path) for file in files if file.endswith(paths.TEMPORARY)]
+        if name == "main":
+            self._check_erased(name)
+
+    def _check_erased(self, name: str, directory: str = "") -> None:
+        """No file has what readers see as redacted."""
+        with self.scene.open(name) as store:
             redacted = {event.id.int >> 64 for event in store.read_all() if event.redacted}
-        for place, _, names in os.walk(path):
-            for file in names:
-                assert not file.endswith(paths.TEMPORARY), (name, file)
-                content = Path(place, file).read_bytes()
-                if not is_open or name != "main":
-                    continue
-                kept = {int(number) for number in re.findall(rb"%s-(\d+)" % SECRET, content)}
-                assert not redacted & kept, ("not erased", file, redacted & kept)
+        for place, _, files in os.walk(f"{self.scene.path(name)}/{directory}"):
+            for file in files:
+                found = re.findall(rb"%s-(\d+)" % SECRET, Path(place, file).read_bytes())
+                assert not redacted & set(map(int, found)), ("not erased", name, file)
 
 
 def _is_compacted(path: str) -> bool:

@@ -25,7 +25,7 @@ from evlog.files.format import paths
 from evlog.model.appends import AppendRequest, BatchResult
 from evlog.model.history import Standing
 from evlog.testing.mirroring import everything
-from evlog.transfer import plan_mirror
+from evlog.transfer import plan_mirror, targets
 from evlog.transfer.pieces import ReadAhead, read_pieces
 from tests.support import memory_engine
 from tests.support.helpers import flip_bit, new, small_store
@@ -51,6 +51,37 @@ def limited(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> EventStore:
     values["max_mirrored_events"] = values["max_append_events"]
     monkeypatch.setattr(memory_engine.MemoryEngine, "capabilities", Capabilities(**values))
     return EventStore(memory_engine.open_engine(f"memory://limited-{next(NUMBERS)}", create=True))
+
+
+@pytest.mark.parametrize("merge", [False, True], ids=["identical", "merged"])
+def test_a_redaction_that_is_copied_deletes_snapshots_that_may_hold_what_it_erased(
+    source: EventStore, destination: EventStore, merge: bool
+) -> None:
+    source.append("s", [NewEvent("T", {"mail": "secret"})])
+    evlog.mirror(source, destination, merge=merge)
+    destination.state("s", snapshot="before")
+    source.redact(1, reason="asked")
+    evlog.mirror(source, destination, merge=merge)
+    assert destination.snapshots() == []
+    destination.state("s", snapshot="after")
+    source.append("s", [NewEvent("T", {"n": 1})])
+    evlog.mirror(source, destination, merge=merge)
+    assert [info.name for info in destination.snapshots()] == ["after"]
+
+
+def test_a_mirror_that_was_killed_before_it_deleted_snapshots_does_so_in_its_next_run(
+    source: EventStore, destination: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.append("s", [NewEvent("T", {"mail": "secret"})])
+    evlog.mirror(source, destination)
+    destination.state("s", snapshot="before")
+    source.redact(1, reason="asked")
+    with monkeypatch.context() as patch:
+        patch.setattr(targets.Target, "delete_snapshots", lambda _: None)
+        evlog.mirror(source, destination)
+    assert destination.snapshots() != []
+    evlog.mirror(source, destination)
+    assert destination.snapshots() == []
 
 
 # --- limits
