@@ -11,9 +11,10 @@ import pytest
 import evlog
 from evlog import EventStore, Loss
 from evlog.files.check import repair, salvage
+from evlog.files.check.losses import SegmentRecords
 from evlog.files.check.repair import find_losses, repair_store
 from evlog.files.check.task import SegmentTask
-from evlog.files.disk.files import Disk, WriteFile
+from evlog.files.disk.files import Disk
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.sorted_index import page_crcs
@@ -309,26 +310,21 @@ def test_a_salvage_that_fails_removes_what_it_copied(
     assert salvaged(filled, memory_path)[1].ok
 
 
-@pytest.mark.parametrize("suffix", [".offsets", ".log"], ids=["between two segments", "in a segment"])
+@pytest.mark.parametrize("is_checked", [False, True])
 def test_a_segment_that_a_compaction_removes_before_it_is_salvaged_is_not_lost(
-    filled: EventStore, memory_path: Path, suffix: str
+    filled: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch, is_checked: bool
 ) -> None:
-    class CompactingDisk(Disk):
-        is_compacted = False
-
-        def open(
-            self, path: str, *, create: bool = False, truncate: bool = False, readable: bool = True
-        ) -> WriteFile:
-            if path.endswith(suffix) and not self.is_compacted:
-                self.is_compacted = True
-                with evlog.open(filled.path) as store:
-                    store.set_retention("s-0", max_count=1)
-                    store.compact()
-            return super().open(path, create=create, truncate=truncate, readable=readable)
+    def compact_around(task: SegmentTask) -> SegmentRecords:
+        records = SegmentRecords(task) if is_checked else None
+        with evlog.open(filled.path) as store:
+            store.set_retention("s-0", max_count=1)
+            store.compact()
+        return records or SegmentRecords(task)
 
     out = memory_path / "out"
-    with pytest.raises(evlog.StoreBusy):
-        salvage.salvage_store(filled.path, str(out), disk=CompactingDisk())
+    with monkeypatch.context() as patch, pytest.raises(evlog.StoreBusy):
+        patch.setattr(salvage, "SegmentRecords", compact_around)
+        evlog.salvage_store(filled.path, out)
     assert not out.exists()
     assert evlog.salvage_store(filled.path, out).losses == ()
     assert evlog.verify_store(out).ok
