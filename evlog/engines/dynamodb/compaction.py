@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from evlog.engine import Progress
+    from evlog.engines.dynamodb.client import Client, Item
     from evlog.engines.dynamodb.core import Core, Moment
     from evlog.engines.dynamodb.items import LogState
     from evlog.engines.dynamodb.reading import Reader
@@ -185,6 +186,14 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
         _remove(core, plan, by_mirror=True)
 
 
+def _replace(client: Client, item: Item, name: str) -> None:
+    """Replace an item that has the same value there; another table may be in the store's place by now."""
+    try:
+        client.put(item, "#n = :v", {":v": item[name]}, {"#n": name})
+    except Refused:
+        pass  # a compaction has removed it
+
+
 def erase(core: Core) -> None:
     """Erase the content of all redacted events from the table; durable when this returns."""
     state = core.state()
@@ -203,12 +212,9 @@ def erase(core: Core) -> None:
             tags = tag_items(position, event.stream, event.version, encode_tags(event))
             client.write_many((), [(each["PK"]["S"], each["SK"]["S"]) for each in tags])
             left = encode_event(Event(redacted.record(event)), int(item["frame"]["N"]))
-            try:
-                client.put(left, "#p = :p", {":p": {"N": str(position)}}, {"#p": "position"})
-            except Refused:
-                pass  # a compaction has removed it
+            _replace(client, left, "id")
         if known["digest"]["B"]:
-            client.put(known | {"digest": {"B": b""}})
+            _replace(client, known | {"digest": {"B": b""}}, "at")
 
     def plan(moment: Moment) -> Change:
         return Change(moment.state._replace(erased=max(moment.state.erased, state.redactions)), {}, [])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import evlog
 from evlog.engines.dynamodb.client import Address, Client
 from tests.engines.pairs import SCENES, check_compaction, check_pairs, pairs_of
 
@@ -51,3 +52,26 @@ def test_a_compaction_removes_only_what_is_hidden_at_each_step(
     dynamodb_url: Callable[[], str], memory_path: Path
 ) -> None:
     check_compaction(dynamodb_url(), memory_path)
+
+
+def test_a_redaction_erases_nothing_in_a_table_that_was_made_again(
+    dynamodb_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event at the same place there is another one."""
+    url, put = dynamodb_url(), Client.put
+
+    def replace_table(client: Client, *given: Any) -> None:
+        monkeypatch.setattr(Client, "put", put)
+        remove(url)
+        with evlog.open(url, create=True) as other:
+            other.append("a", [evlog.NewEvent("T", "again")])
+        client.put(*given)
+
+    with evlog.open(url, create=True) as store:
+        store.append("a", [evlog.NewEvent("T", "old", idempotency_key="k")])
+        monkeypatch.setattr(Client, "put", replace_table)
+        with pytest.raises(evlog.StoreReplaced):
+            store.redact(1, reason="r")
+    with evlog.open(url) as store:
+        assert [event.json() for event in store.read_all(include_system=True)] == ["again"]
+        assert not store.append("a", [evlog.NewEvent("T", "old", idempotency_key="k")]).duplicate
