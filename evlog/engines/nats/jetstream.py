@@ -95,7 +95,7 @@ class JetStream:
             raise self.failure(answer["error"])
         return answer
 
-    def _check_there(self) -> None:
+    def check_there(self) -> None:
         """Raise StoreNotFound if a server says at once that there is no such stream."""
 
         def ask(session: Session, deadline: float) -> dict[str, Any]:
@@ -286,7 +286,7 @@ class JetStream:
         try:
             return self._receive(session, self._ask(session, question), deadline)[0]
         except (Lost, NoResponder):  # what no server answers, either, about a stream that was deleted
-            self._check_there()
+            self.check_there()
             raise
 
     def _ask(self, session: Session, question: dict[str, Any]) -> bytes:

@@ -91,6 +91,7 @@ class Records:
                 return present.sequence if present is not None and is_ours else None
             except (Lost, NoResponder) as error:
                 sent = sent or isinstance(error, Lost)
+                self.jetstream.check_there()
                 if not pause.take():
                     raise self.jetstream.connections.unreachable(error) from None
 

@@ -344,6 +344,20 @@ def test_a_store_that_is_deleted_while_it_is_open_is_not_found(
             store.stream_version("a")
 
 
+def test_a_record_is_not_put_into_a_bucket_that_was_deleted(
+    nats_server: nats.Cluster, nats_url: NewUrl
+) -> None:
+    url = nats_url()
+    with evlog.open(f"{url}?timeout=1", create=True) as store:
+        assert isinstance(store.engine, NatsEngine)
+        records = store.engine._core.records
+        assert records.put(("snapshot", "s"), b"1", None)
+        subject = f"$JS.API.STREAM.DELETE.KV_evlog-{url.rpartition('/')[2]}"
+        assert nats_server.ask(nats_server.ports[0], subject, b"")
+        with pytest.raises(StoreNotFound):
+            records.put(("snapshot", "s"), b"2", None)
+
+
 def test_a_store_that_is_deleted_during_a_read_is_not_found(
     nats_server: nats.Cluster, nats_url: NewUrl
 ) -> None:
