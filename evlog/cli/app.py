@@ -47,6 +47,13 @@ def run(arguments: list[str]) -> int:
         The exit code; everything printed is flushed. It is 128 plus the signal's number, as a shell shows it,
         if the command obeyed a signal.
     """
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # also a second one
+        return EXIT_INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
     console.reset()
     try:
         code = _invoke(arguments)
@@ -55,9 +62,11 @@ def run(arguments: list[str]) -> int:
     except console.ClosedPipe:
         return console.verdict()  # 0 for `evlog read | head`; 4 for a damaged store
     except KeyboardInterrupt:
-        return _ended(EXIT_INTERRUPTED)
+        console.flush_at_once()
+        return EXIT_INTERRUPTED
     except console.Terminated as terminated:
-        return _ended(_BY_SIGNAL + terminated.signum)
+        console.flush_at_once()
+        return _BY_SIGNAL + terminated.signum
     except console.OutputFailed as error:
         return _failed(error, console.verdict() or error.exit_code)
     except EvlogError as error:
@@ -87,17 +96,11 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _failed(error: Exception, code: int) -> int:
-    _ended(code)  # flush what was printed before
-    console.report(error)
-    return code
-
-
-def _ended(code: int) -> int:
-    """Flush what a command printed before it failed; a failure of that is not reported as well."""
     try:
-        console.flush()
+        console.flush()  # what was printed before
     except (console.ClosedPipe, EvlogError):
-        pass
+        pass  # one error is enough
+    console.report(error)
     return code
 
 

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
 from evlog.errors import EXIT_OK, EvlogError
@@ -148,6 +149,25 @@ def flush() -> None:
         raise OutputFailed(_reason(error), _done) from None
 
 
+def flush_at_once() -> None:
+    """Flush what stdout takes without waiting for a reader, and drop the rest; a failure is not reported."""
+    fd = pipe_of_stdout()
+    try:
+        if fd is None:
+            flush()
+            return
+        import select
+
+        rest = memoryview(bytes(_buffer))
+        _buffer.clear()
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        while rest and poll.poll(0) == [(fd, select.POLLOUT)]:
+            rest = rest[os.write(fd, rest[: select.PIPE_BUF]) :]  # a pipe that is ready has room for so much
+    except (ClosedPipe, OSError, OutputFailed):
+        pass
+
+
 def redirect(to: Callable[[bytes], None] | None) -> None:
     """Send later output to a function instead of stdout; None: to stdout again."""
     global _redirected
@@ -249,6 +269,18 @@ def stdout_is_terminal() -> bool:
 def stderr_is_terminal() -> bool:
     """Return whether stderr is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def pipe_of_stdout() -> int | None:
+    """Return the descriptor of stdout if it is a pipe or a socket, so that a process reads it."""
+    if sys.stdout is None:
+        return None
+    try:
+        fd = sys.stdout.fileno()
+    except OSError:
+        return None  # no descriptor, as in a test
+    mode = os.fstat(fd).st_mode
+    return fd if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
 
 
 def has_colour() -> bool:

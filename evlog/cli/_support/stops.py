@@ -5,15 +5,15 @@
 2. Code that must not be interrupted (the start of a command, the saving of a checkpoint) runs inside `held`.
    A stop that comes meanwhile is raised at the end of the block.
 3. A reader that has left stops only the waiting for events. While events are written, the write itself fails.
+4. Python loses an exception that is raised in a `__del__` or a callback of its import system. A stop that
+   comes there, or during any import, is raised a moment later.
+5. A reader that does not read does not delay the end: what it does not take at once is dropped.
 """
 
 from __future__ import annotations
 
-import os
 import select
 import signal
-import stat
-import sys
 import time
 
 from evlog.cli._support import console
@@ -28,7 +28,7 @@ _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How a thread tells the main one that stdout has no reader. Not SIGPIPE: that also comes when a command does
 # not read its stdin. SIGURG has no effect where no handler is set, and no other use here.
 _READER_LEFT: Final = signal.SIGURG
-_WATCH_AGAIN_SECONDS: Final = 0.1
+_AGAIN_SECONDS: Final = 0.1
 
 
 class Stopped(BaseException):
@@ -48,7 +48,8 @@ class Stops:
     """A block in which signals end what the main thread does.
 
     Args:
-        timeout_seconds: SIGALRM comes after this time; None: never.
+        timeout_seconds: SIGALRM comes after this time, and repeatedly: if it comes just before the main
+            thread waits, it does not wake it. None: never.
         watch_reader: stop waiting for events when the reader of stdout has left.
     """
 
@@ -70,28 +71,34 @@ class Stops:
         for signum in (*wanted, _READER_LEFT, signal.SIGALRM):
             self._former[signum] = signal.signal(signum, self._handle)
         if self._timeout_seconds is not None:
-            signal.setitimer(signal.ITIMER_REAL, self._timeout_seconds)
+            signal.setitimer(signal.ITIMER_REAL, self._timeout_seconds, _AGAIN_SECONDS)
         if self._watch_reader:
             self._start_watching()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.ignore()
         self._watching = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, handler in self._former.items():
             signal.signal(signum, handler)
+        if isinstance(error, Stopped):
+            console.flush_at_once()
 
     def ignore(self) -> None:
         """Raise no stop from here on: the command is ending already."""
         self._raised = True
 
-    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if signum == _READER_LEFT and not self.waiting:
             return  # it is sent again
         if self._signum is None:
             self._signum = signum
-        if not self._holding:
+        if self._holding:
+            return
+        if _loses_exceptions(frame):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
+        else:
             self._raise_once()
 
     def _hold(self, holding: bool) -> None:
@@ -106,7 +113,7 @@ class Stops:
 
     def _start_watching(self) -> None:
         """Watch stdout if it is a pipe: nothing else tells a process that waits that the reader has left."""
-        fd = _pipe_of_stdout()
+        fd = console.pipe_of_stdout()
         if fd is None:
             return
         import threading
@@ -128,7 +135,15 @@ class Stops:
         while self._watching and not self._raised:
             # Sent repeatedly: a signal that comes just before the main thread waits does not wake it.
             signal.pthread_kill(threading.main_thread().ident or 0, _READER_LEFT)
-            time.sleep(_WATCH_AGAIN_SECONDS)
+            time.sleep(_AGAIN_SECONDS)
+
+
+def _loses_exceptions(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class _Held:
@@ -147,24 +162,12 @@ class _Held:
 
 def reader_has_left() -> bool:
     """Return whether stdout is a pipe that has no reader any more."""
-    fd = _pipe_of_stdout()
+    fd = console.pipe_of_stdout()
     if fd is None:
         return False
     poll = select.poll()
     poll.register(fd, 0)
     return bool(poll.poll(0))
-
-
-def _pipe_of_stdout() -> int | None:
-    """Return the descriptor of stdout if it is a pipe or a socket."""
-    if sys.stdout is None:
-        return None
-    try:
-        fd = sys.stdout.fileno()
-    except OSError:
-        return None  # no descriptor, as in a test
-    mode = os.fstat(fd).st_mode
-    return fd if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
 
 
 def end_by(stopped: Stopped) -> NoReturn:
