@@ -80,6 +80,9 @@ _CONTENDED_APPENDS: Final = 32  # without any request, before a writer stops loo
 _PREPARE_EVERY: Final = 16  # appends that others made: this process may read meanwhile what they appended
 _MAX_TRIES: Final = 16  # after each round, or a pause where no writer leads, before it waits for the lock
 _FIRST_PAUSE_SECONDS: Final = 0.0001
+# The same for a writer whose last append another one made: one of the others leads soon. With 0.0001, 16
+# writers make 0.93 of the appends, and four as many.
+_SERVED_PAUSE_SECONDS: Final = 0.0006
 _LAST_PAUSE_SECONDS: Final = 0.016  # with 0.002, 200 writers make three quarters of the appends
 
 
@@ -324,7 +327,7 @@ class Writer:
         # It is likely to lead soon; doing this then would delay all others.
         if self._served_in_a_row % _PREPARE_EVERY == 1:
             self._log.active.index.prepare()
-        pause_seconds = _FIRST_PAUSE_SECONDS
+        pause_seconds = _SERVED_PAUSE_SECONDS if self._served_in_a_row else _FIRST_PAUSE_SECONDS
         for _ in range(_MAX_TRIES):
             has_ended = slot.wait_for_round()
             place = slot.maybe_response()
