@@ -142,7 +142,7 @@ def flush() -> None:
             _redirected(data)
             return
         sys.stdout.flush()  # what other code printed comes first
-        write_all(getattr(sys.stdout.buffer, "raw", sys.stdout.buffer), data)
+        write_all(_raw_stdout(), data)
     except BrokenPipeError:
         raise ClosedPipe from None
     except (OSError, ValueError) as error:
@@ -158,14 +158,19 @@ def flush_at_once() -> None:
             return
         import select
 
-        rest = memoryview(bytes(_buffer))
+        rest, raw = memoryview(bytes(_buffer)), _raw_stdout()
         _buffer.clear()
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
         while rest and poll.poll(0) == [(fd, select.POLLOUT)]:
-            rest = rest[os.write(fd, rest[: select.PIPE_BUF]) :]  # a pipe that is ready has room for so much
+            rest = rest[raw.write(rest[: select.PIPE_BUF]) or 0 :]  # a ready pipe has room for that
     except (ClosedPipe, OSError, OutputFailed):
         pass
+
+
+def _raw_stdout() -> Any:
+    """Return stdout without Python's buffer."""
+    return getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)
 
 
 def redirect(to: Callable[[bytes], None] | None) -> None:
