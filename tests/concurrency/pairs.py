@@ -204,7 +204,7 @@ def make_template(root: str) -> Template:
         store.redact(secrets[1], reason="asked")
         facts += [fact_of(event) for event in store.read_all(after=facts[-1].position)]
         add(store, "keep-0")
-        store.state(None, evlog.Fold(texts, list, name="texts"), snapshot="texts")
+        fold_texts(store)
         store.state("keep-0", evlog.Fold(fold, 0, name="count"), snapshot="count")
         facts += [fact_of(event) for event in store.read_all(after=facts[-1].position)]
     return Template(root, facts, delivered, [secrets[1], secrets[2], secrets[-1]])
@@ -344,6 +344,11 @@ def _compress(scene: Scene, number: int) -> None:
         store.compact(compress=True, force=True)
 
 
+def expect_in_order(scene: Scene, what: str, positions: list[int]) -> None:
+    if positions != sorted(set(positions)):
+        scene.notes.append(f"{what} {positions}")
+
+
 @operation(reads="main")
 def _read(scene: Scene, number: int) -> None:
     with scene.store(number, "main") as store:
@@ -351,8 +356,7 @@ def _read(scene: Scene, number: int) -> None:
         first = store.head
         seen = [event.position for event in store.read_all()]
         seen_keep = [event.version for event in store.read("keep-0")]
-        if seen != sorted(set(seen)):
-            scene.notes.append(f"read_all gave {seen}")
+        expect_in_order(scene, "read_all gave", seen)
         expected = {
             fact.position
             for fact in scene.acked["main"][:floor]
@@ -386,8 +390,7 @@ def _follow(scene: Scene, number: int) -> None:
         seen = []
         while (event := run.next_event(0)) is not None:
             seen.append(event.position)
-        if seen != sorted(set(seen)):
-            scene.notes.append(f"a follower got {seen}")
+        expect_in_order(scene, "a follower got", seen)
         facts = [fact.position for fact in scene.acked["main"] if fact.stream in ("keep-0", "secret-1")]
         if missing := {position for position in facts[:10] if position > 12}.difference(seen):
             scene.notes.append(f"a follower missed {missing}")
@@ -436,11 +439,15 @@ def texts(state: list[str], event: Event) -> list[str]:
     return [*state, event.data.decode()]
 
 
+def fold_texts(store: EventStore, stream: str | None = None) -> None:
+    store.state(stream, evlog.Fold(texts, list, name="texts"), snapshot="texts")
+
+
 @operation("main")
 def _fold(scene: Scene, number: int) -> None:
     with scene.store(number, "main") as store:
-        store.state(None, evlog.Fold(texts, list, name="texts"), snapshot="texts")
-        store.state("secret-1", evlog.Fold(texts, list, name="texts"), snapshot="texts")
+        fold_texts(store)
+        fold_texts(store, "secret-1")
 
 
 @operation("main")
@@ -601,16 +608,14 @@ def _subscription_of_copy(scene: Scene, number: int) -> None:
         store.subscribe(SUBSCRIPTION, category="keep", follow=False) as run,
     ):
         positions = [event.position for event in run]
-        if positions != sorted(set(positions)):
-            scene.notes.append(f"the copy's subscription gave {positions}")
+        expect_in_order(scene, "the copy's subscription gave", positions)
 
 
 @operation(reads="copy")
 def _read_copy(scene: Scene, number: int) -> None:
     with scene.store(number, "copy") as store:
         positions = [event.position for event in store.read_all()]
-        if positions != sorted(set(positions)):
-            scene.notes.append(f"the copy gave {positions}")
+        expect_in_order(scene, "the copy gave", positions)
         [*store.read("keep-0")]
 
 
@@ -627,7 +632,7 @@ def _repair_copy(scene: Scene, number: int) -> None:
 @operation("copy")
 def _fold_copy(scene: Scene, number: int) -> None:
     with scene.store(number, "copy") as store:
-        store.state(None, evlog.Fold(texts, list, name="texts"), snapshot="texts")
+        fold_texts(store)
 
 
 @operation("mirror")
@@ -640,8 +645,7 @@ def _compact_mirror(scene: Scene, number: int) -> None:
 def _read_mirror(scene: Scene, number: int) -> None:
     with scene.store(number, "mirror") as store:
         positions = [event.position for event in store.read_all()]
-        if positions != sorted(set(positions)):
-            scene.notes.append(f"the mirror gave {positions}")
+        expect_in_order(scene, "the mirror gave", positions)
         with store.subscribe() as run:
             while run.next_event(0) is not None:
                 pass
@@ -660,7 +664,7 @@ def _repair_mirror(scene: Scene, number: int) -> None:
 @operation("mirror")
 def _fold_mirror(scene: Scene, number: int) -> None:
     with scene.store(number, "mirror") as store:
-        store.state(None, evlog.Fold(texts, list, name="texts"), snapshot="texts")
+        fold_texts(store)
 
 
 @operation("mirror")

@@ -556,11 +556,11 @@ class Pairs:
             found = run_pair(scene, one, two, request, self._hook)
             if found is None:
                 return None
-            for who, allowed in (("A", may + self._may), ("B", also)):
-                error = found[who]
+            for name, allowed in (("A", may + self._may), ("B", also)):
+                error = found[name]
                 moved = isinstance(error, evlog.StoreMoved) and "cutover" in (first, second)
                 if error is not None and not moved and not isinstance(error, allowed):
-                    return f"{who} raised {error!r} at {_place(error)}"
+                    return f"{name} raised {error!r} at {_place(error)}"
             scene.check()
         except (AssertionError, evlog.EvlogError) as error:
             return f"{error!r:.500} at {_place(error)}"
