@@ -3,8 +3,8 @@
 1. A step removes some events of one stream in one transaction, which also lists their positions as gaps. Ids
    and tags stay: they are known by digests. So a compaction that is killed leaves no event half removed.
 2. From the redaction on, readers show a redacted event without its content, also while the table still has
-   it. Erasing is repeated until it is done: first the tags, which are known only from the event, then the
-   event and the digest of its id.
+   it. Erasing is repeated until it is done: of each event in one transaction, with its tags, which are known
+   only from it, and the digest of its id.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.deciding import encode_tags, removed_record
-from evlog.engines.dynamodb.client import Refused, key_of
+from evlog.engines.dynamodb.client import key_of
 from evlog.engines.dynamodb.core import MAX_ACTIONS, Change
 from evlog.engines.dynamodb.items import (
     POLICIES,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from evlog.engine import Progress
-    from evlog.engines.dynamodb.client import Client, Item
     from evlog.engines.dynamodb.core import Core, Moment
     from evlog.engines.dynamodb.items import LogState
     from evlog.engines.dynamodb.reading import Reader
@@ -186,37 +185,40 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
         _remove(core, plan, by_mirror=True)
 
 
-def _replace(client: Client, item: Item, name: str) -> None:
-    """Replace an item that has the same value there; another table may be in the store's place by now."""
-    try:
-        client.put(item, "#n = :v", {":v": item[name]}, {"#n": name})
-    except Refused:
-        pass  # a compaction has removed it
-
-
 def erase(core: Core) -> None:
     """Erase the content of all redacted events from the table; durable when this returns."""
     state = core.state()
     if state.erased == state.redactions:
         return
-    client, redacted = core.client, core.redacted(state)
-    new = core.redactions(state)[state.erased :]
-    for position, id, _ in (event for redaction in new for event in redaction.events):
-        known = client.get(id_key(id))
-        if known is None or int(known["at"]["N"]) != position:
-            continue
-        key = event_key(known["stream"]["S"], int(known["version"]["N"]))
-        item = client.get(key)
-        event = None if item is None else decode_event(item)
-        if item is not None and event is not None and not event.redacted:
-            tags = tag_items(position, event.stream, event.version, encode_tags(event))
-            client.write_many((), [(each["PK"]["S"], each["SK"]["S"]) for each in tags])
-            left = encode_event(Event(redacted.record(event)), int(item["frame"]["N"]))
-            _replace(client, left, "id")
-        if known["digest"]["B"]:
-            _replace(client, known | {"digest": {"B": b""}}, "at")
+    for redaction in core.redactions(state)[state.erased :]:
+        for position, id, _ in redaction.events:
+            _erase_event(core, position, id)
 
     def plan(moment: Moment) -> Change:
         return Change(moment.state._replace(erased=max(moment.state.erased, state.redactions)), {}, [])
+
+    core.change(plan, by_mirror=True)
+
+
+def _erase_event(core: Core, position: int, id: bytes) -> None:
+    """Erase an event, its tags and the digest of its id, in one transaction of this store's table."""
+
+    def plan(moment: Moment) -> Change:
+        known = core.client.get(id_key(id))
+        if known is None or int(known["at"]["N"]) != position:
+            return Change(moment.state, {}, None)
+        item = core.client.get(event_key(known["stream"]["S"], int(known["version"]["N"])))
+        event = None if item is None else decode_event(item)
+        puts, keys = [], list[tuple[str, str]]()
+        if item is not None and event is not None and not event.redacted:
+            left = Event(core.redacted(moment.state).record(event))
+            puts.append(encode_event(left, int(item["frame"]["N"])))
+            tags = tag_items(position, event.stream, event.version, encode_tags(event))
+            keys += [(each["PK"]["S"], each["SK"]["S"]) for each in tags]
+        if known["digest"]["B"]:
+            puts.append(known | {"digest": {"B": b""}})
+        actions = [{"Put": {"Item": item}} for item in puts]
+        actions += [{"Delete": {"Key": key_of(key)}} for key in keys]
+        return Change(moment.state, {}, actions or None)
 
     core.change(plan, by_mirror=True)

@@ -253,8 +253,9 @@ class Core:
         state = change.state._replace(revision=before.revision + 1, owner="", until_us=0)
         log = {
             "Item": encode_log(state),
-            "ConditionExpression": "revision = :r",
-            "ExpressionAttributeValues": {":r": {"N": str(before.revision)}},
+            # The table may have been made again, and be as far: a writer that remembers does not look before.
+            "ConditionExpression": "store_id = :s AND revision = :r",
+            "ExpressionAttributeValues": {":s": {"S": self.store_id}, ":r": {"N": str(before.revision)}},
         }
         heads = [{"Put": {"Item": encode_head(stream, head)}} for stream, head in change.heads.items()]
         try:

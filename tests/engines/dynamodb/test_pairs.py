@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import evlog
+from evlog.engines.dynamodb import compaction, items
 from evlog.engines.dynamodb.client import Address, Client
 from tests.engines.pairs import SCENES, check_compaction, check_pairs, pairs_of
 
@@ -57,21 +58,41 @@ def test_a_compaction_removes_only_what_is_hidden_at_each_step(
 def test_a_redaction_erases_nothing_in_a_table_that_was_made_again(
     dynamodb_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The event at the same place there is another one."""
-    url, put = dynamodb_url(), Client.put
+    """All that is known of the event is the same there: what the store was made from was imported again."""
+    url, made = dynamodb_url(), items.tag_items
+    event = evlog.NewEvent("T", "same", idempotency_key="k", tags=["t"])
 
-    def replace_table(client: Client, *given: Any) -> None:
-        monkeypatch.setattr(Client, "put", put)
+    def replace_table(*given: Any) -> Any:
+        monkeypatch.setattr(compaction, "tag_items", made)
         remove(url)
         with evlog.open(url, create=True) as other:
-            other.append("a", [evlog.NewEvent("T", "again")])
-        client.put(*given)
+            other.append("a", [event])
+            other.append("b", [evlog.NewEvent("T", "in the place of the redaction")])
+        return made(*given)
 
     with evlog.open(url, create=True) as store:
-        store.append("a", [evlog.NewEvent("T", "old", idempotency_key="k")])
-        monkeypatch.setattr(Client, "put", replace_table)
+        store.append("a", [event])
+        monkeypatch.setattr(compaction, "tag_items", replace_table)
         with pytest.raises(evlog.StoreReplaced):
             store.redact(1, reason="r")
     with evlog.open(url) as store:
-        assert [event.json() for event in store.read_all(include_system=True)] == ["again"]
-        assert not store.append("a", [evlog.NewEvent("T", "old", idempotency_key="k")]).duplicate
+        assert [(each.position, each.json()) for each in store.read_all(tags=["t"])] == [(1, "same")]
+        with pytest.raises(evlog.ConditionFailed):
+            store.append("a", [evlog.NewEvent("T")], conditions=evlog.IfNone("tag=t"))
+
+
+def test_a_writer_that_remembers_appends_nothing_to_a_table_that_was_made_again(
+    dynamodb_url: Callable[[], str],
+) -> None:
+    """The other store is as far as the one that the writer knows."""
+    url = dynamodb_url()
+    with evlog.open(url, create=True) as store:
+        store.append("a", [evlog.NewEvent("T", "old")])
+        remove(url)
+        with evlog.open(url, create=True) as other:
+            other.append("b", [evlog.NewEvent("T", "again")])
+        with pytest.raises(evlog.StoreReplaced):
+            store.append("a", [evlog.NewEvent("T", "lost")])
+    with evlog.open(url) as store:
+        assert [event.json() for event in store.read_all()] == ["again"]
+        assert store.verify().ok
