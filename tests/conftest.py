@@ -42,7 +42,7 @@ from evlog import EventStore  # noqa: E402
 from tests.support.following import Script  # noqa: E402
 from tests.support.helpers import Clock, FixedRandom, content, small_store  # noqa: E402
 
-# What a shell starts in the background ignores Ctrl-C; what nohup starts, SIGHUP: no test of them would end.
+# A background process of a shell ignores Ctrl-C, one of nohup SIGHUP: tests of these signals would not end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -58,7 +58,7 @@ _SHARE_A_SERVER = (
 )
 
 _COMMON = {
-    "deadline": None,  # a slow machine is no failure
+    "deadline": None,  # a slow machine is not a failure
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
     "print_blob": True,
 }
@@ -102,7 +102,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _short_leases() -> Iterator[None]:
-    """Let a subscription that is taken be known in half a second; a busy machine still renews in time."""
+    """Shorten leases, so that a busy name is noticed in half a second; slow machines still renew in time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evlog.engines.keyed.LEASE_SECONDS", 2.0)
         yield

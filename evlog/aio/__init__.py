@@ -6,8 +6,7 @@
             ...
 
 store.py          `open` and `AsyncStore`. Read this first
-subscription.py   following the log
-consuming.py      handling its events, with retries
+subscription.py   following the log, and handling its events with retries
 workers.py        threads that make blocking calls for tasks
 """
 

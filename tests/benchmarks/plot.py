@@ -80,5 +80,5 @@ def goals_chart(outcomes: Sequence[Outcome]) -> str:
 
 
 def _column(ratio: float) -> int:
-    """Return where a ratio stands on the scale; one beyond an end stands at the end."""
+    """Return where a ratio is on the scale; one beyond an end is drawn at the end."""
     return round(min(max(log10(ratio) + 1, 0), 2) * _DECADE)

@@ -155,7 +155,7 @@ def test_replay_without_a_command_prints_and_forgets_nothing(filled: Evlog) -> N
     assert len(filled("subscriptions", "parked", "a").lines) == 2
 
 
-def test_count_counts_what_was_dealt_with(filled: Evlog) -> None:
+def test_count_counts_handled_events(filled: Evlog) -> None:
     assert filled("tail", "--name", "a", "--exec", "true", "--count", "2").code == 0
     assert filled("subscriptions", "show", "a").line["position"] == 2
 

@@ -19,7 +19,7 @@ from typing import Any
 watched: str | None = None  # the line whose mutex the working thread keeps while the process forks
 worker: threading.Thread | None = None
 held, go_on = threading.Event(), threading.Event()
-lines: set[str] = set()  # those that the working thread has acquired
+lines: set[str] = set()  # of the mutexes that the working thread has acquired
 
 
 class Watched:
@@ -62,7 +62,7 @@ def watching(real: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def use(path: str, store: Any, name: str) -> None:
-    """Do what takes the mutexes of a store that is open, and of one that is opened here."""
+    """Make calls that take the mutexes of a store that is open, and of one that is opened here."""
     import evlog
 
     for number in range(30):

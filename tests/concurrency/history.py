@@ -1,4 +1,4 @@
-"""Checks a recorded history: that all that every process was told fits one order of events."""
+"""Checks of a recorded history: the results of all processes fit one order of events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Record = dict[str, Any]
 
 
 def check_log(events: list[Event]) -> None:
-    """Positions without a gap, versions without a gap in each stream, no id twice, time never back."""
+    """Check that positions and versions have no gap, no id is there twice, and time never decreases."""
     assert [event.position for event in events] == list(range(1, len(events) + 1))
     versions: dict[str, int] = defaultdict(int)
     for event in events:
@@ -45,7 +45,7 @@ def check_acknowledged(events: list[Event], history: list[Record]) -> None:
 
 
 def check_counters(events: list[Event]) -> None:
-    """No lost update: each counter went 1, 2, 3 … one writer at a time."""
+    """Check that no update is lost: each counter went 1, 2, 3 …"""
     values: dict[str, list[int]] = defaultdict(list)
     for event in events:
         if event.type == "Counted":
@@ -55,7 +55,7 @@ def check_counters(events: list[Event]) -> None:
 
 
 def check_order(history: list[Record]) -> None:
-    """What was acknowledged before an append began has a lower position than what it wrote."""
+    """Check that what was acknowledged before an append began has a lower position than what it wrote."""
     acknowledged = sorted(
         (record["ended"], record["position"]) for record in history if record["kind"] in ("append", "batch")
     )
@@ -76,7 +76,7 @@ def check_order(history: list[Record]) -> None:
 
 
 def check_readers(events: list[Event], readers: list[list[Record]], history: list[Record]) -> None:
-    """Reads are monotonic, see the log's own order, and miss nothing acknowledged before they began."""
+    """Check that reads never go back, keep the log's order, and see all that was acknowledged before."""
     acknowledged = sorted(
         (record["ended"], record["position"]) for record in history if record["kind"] in ("append", "batch")
     )
@@ -98,7 +98,7 @@ def check_readers(events: list[Event], readers: list[list[Record]], history: lis
 
 
 def check_refusals(history: list[Record]) -> None:
-    """Check that each refused writer was overtaken: the version in its error was there, or being written."""
+    """Check that each refusal was right: the version in the error was in the log, or being written."""
     made: dict[tuple[str, int], int] = {
         (record["stream"], record["version"]): record["began"]
         for record in history

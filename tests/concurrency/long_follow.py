@@ -1,9 +1,9 @@
 """A day-long follow in fast forward: `python -m tests.concurrency.long_follow --rolls 20000`.
 
-A writer fills segments of a few events, one roll after another; old segments are taken out of the store, as
-a compaction does; two followers, one of them named, one filtered, live through it all in one run. At the end
-the process must hold as many file descriptors as at the beginning, and no more memory but for noise: what
-one roll left behind would show in thousands. (With segments of 64 MiB, 20,000 rolls are over a terabyte.)
+A writer fills segments of a few events, one roll after another; compactions remove old segments; two
+followers, one of them named, one filtered, run all the time. At the end the process must hold as many file
+descriptors as at the beginning, and as much memory, except for noise: what each roll leaks adds up over
+thousands of them. (With segments of 64 MiB, 20,000 rolls are over a terabyte.)
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
 
 
 def follow_through(path: Path, rolls: int) -> Iterator[Sample]:
-    """Roll, remove and follow; a sample after each step.
+    """Roll, remove and follow; return a sample after each step.
 
     Raises:
         AssertionError: an event was left out, given twice, or given out of order.
@@ -59,7 +59,7 @@ def follow_through(path: Path, rolls: int) -> Iterator[Sample]:
 
 
 def _roll(path: Path, position: int, followers: list[Subscription]) -> int:
-    """Roll this many times; after every few appends the followers take what there is."""
+    """Roll this many times; after every few appends have the followers take what there is."""
     named, some = followers
     with small_store(path) as writer:
         for step in range(ROLLS_A_STEP * SEGMENT_EVENTS):
@@ -88,7 +88,7 @@ def _take(follower: Subscription, last: int, *, every: int) -> None:
 
 
 def _remove_old_segments(path: Path) -> None:
-    """Leave the last segments: what retention and a compaction come to."""
+    """Remove all segments but the last ones, as retention and a compaction do."""
     manifest = read_manifest(str(path))
     removed = manifest.segments[:-KEEP_SEGMENTS]
     replace_manifest(str(path), manifest._replace(segments=manifest.segments[-KEEP_SEGMENTS:]), DISK)
@@ -102,7 +102,7 @@ def _memory_bytes() -> int:
 
 
 def growth(samples: list[Sample]) -> tuple[int, int]:
-    """How many descriptors and bytes more the last sample holds than one after the warm-up."""
+    """Return how many more descriptors and bytes the last sample holds than one after the warm-up."""
     warm = samples[len(samples) // 4]
     return samples[-1].descriptors - warm.descriptors, samples[-1].memory_bytes - warm.memory_bytes
 

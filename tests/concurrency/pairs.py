@@ -95,7 +95,7 @@ class Scene:
         self.acked: dict[str, list[Fact]] = {name: [*template.facts] for name in STORES}
         self.delivered = set(template.delivered)
         self.removable: set[str] = {"old-1", "gone-1"}
-        self.notes: list[str] = []  # what an operation saw that is wrong
+        self.notes: list[str] = []  # wrong answers that an operation got
         self.is_moved = self.is_promoted = self.is_reset = False
         self._numbers = itertools.count(1000)
         self._mode = mode
@@ -481,7 +481,7 @@ def _verify_quick(scene: Scene, number: int) -> None:
 
 
 def spoil(scene: Scene) -> None:
-    """Leave what crashes leave: indexes that are missing or damaged, a torn tail, temporary files."""
+    """Leave what crashes leave: missing or damaged indexes, a torn tail, temporary files."""
     segments = Path(scene.path("main"), "segments")
     sealed = sorted(segments.glob("*.streams"))
     for path, content in ((sealed[1], b"x"), (segments / "filter", b"x")):
@@ -765,7 +765,7 @@ class Check:
     def _check_follower(self, follower: Any, seen: list[int]) -> None:
         scene = self.scene
         wanted = {fact.position for fact in scene.acked["main"] if fact.stream not in scene.removable}
-        # A mark that is late is made good by the follower after a second.
+        # Where a mark is missing, a follower syncs the log itself after a second.
         while (event := follower.next_event(0 if wanted <= set(seen) else 5)) is not None:
             seen.append(event.position)
         follower.close()

@@ -75,7 +75,7 @@ def test_registered_objects_are_not_kept_alive() -> None:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not list descriptors")
 def test_child_has_no_lock_and_no_descriptor_of_its_parents_writer(tmp_path: Path) -> None:
-    """A descriptor that the child kept would keep a dead parent's lock."""
+    """A descriptor that the child kept would keep the lock of a parent that has ended."""
     with evlog.open(tmp_path / "store", create=True) as store:
         store.append("a", [evlog.NewEvent("T")])
         in_use = (

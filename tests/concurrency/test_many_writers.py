@@ -22,7 +22,7 @@ from tests.support.programs import let_go, next_line, start_python
 
 
 def run(path: Path, jobs: list[tuple[str, int]], segment_events: int) -> list[list[Record]]:
-    """Run one process for each (job, share), all at once; what each of them recorded."""
+    """Run one process for each (job, share), all at once; return what each of them recorded."""
     small_store(path / "store", segment_events=segment_events).close()
     processes: list[subprocess.Popen[str]] = []
     outputs = [path / f"{number}.jsonl" for number in range(len(jobs))]
@@ -76,7 +76,7 @@ def test_sixteen_processes_make_one_history(tmp_path: Path) -> None:
     )
     events = check(tmp_path, recorded, readers=3)
     assert len(events) == total
-    # Every process finished its share, so none starved; and they did meet.
+    # Every process finished its share, so none starved; and they did compete.
     assert [
         sum(record["kind"] in ("append", "batch") for record in records) for records in recorded[:16]
     ] == [share] * 16

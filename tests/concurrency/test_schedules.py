@@ -1,4 +1,4 @@
-"""One thread is stopped at each line of an append, another one does something: the promises hold."""
+"""One thread is stopped at each line of an append while another one does something: the promises hold."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def ended(thread: threading.Thread) -> None:
 
 
 def check(path: Path, ids: set[int]) -> None:
-    """Everything acknowledged is there once, and the store takes more."""
+    """Check that everything acknowledged is there once, and that the store takes appends."""
     with evlog.open(path) as store:
         assert store.verify().ok
         found = [event.id for event in store.read_all()]
@@ -84,7 +84,7 @@ def test_a_thread_that_notes_its_sync_late_misleads_no_other(memory_path: Path, 
 
 
 def test_a_writer_that_has_released_the_lock_lets_no_other_wait(memory_path: Path) -> None:
-    """Others wait for a round of the writer that leads. Stopped anywhere, it has one only with the lock."""
+    """Others wait for a round of the leader. Stopped at any line, it holds a round only with the lock."""
     line = 0
     free_lines = taken_lines = 0
     while True:

@@ -37,7 +37,7 @@ while True:
 
 
 class Writers:
-    """Processes that append one event after another, and say so."""
+    """Processes that append one event after another, and print each number."""
 
     def __init__(self, path: Path, many: int) -> None:
         self.store = str(path / "store")
@@ -86,7 +86,7 @@ def test_a_suspended_waiter_delays_no_other(writers: Writers) -> None:
     lock = FileLock(lock_path(writers.store), 60.0)
     for turn in range(2 * WRITERS):
         suspended = turn % WRITERS
-        with lock:  # as a backup script may have it: now all of them come to wait
+        with lock:  # as a backup script may hold it: so all writers begin to wait
             pause_until_all_wait(writers)
             writers.suspend(suspended)
         for number in range(WRITERS):
@@ -147,7 +147,7 @@ def test_a_process_that_is_suspended_with_the_lock_on_the_marks_delays_no_append
     with small_store(tmp_path / "store", segment_events=3, lock_timeout=None) as store:
         store.append("s", [new()])
         holder = FileLock(durable_path(store.path), 0)
-        with holder:  # an other open file: to the store it is another process
+        with holder:  # another open file: to the store it is another process
             for version in range(1, 8):
                 assert store.append("s", [new()], expected=version).first_version == version + 1
             with evlog.open(store.path) as other:

@@ -1,4 +1,4 @@
-"""Verify while others append and roll says nothing false; what a killed one leaves is repaired."""
+"""Verify reports nothing false while others append and roll; what a killed writer leaves is repaired."""
 
 from __future__ import annotations
 

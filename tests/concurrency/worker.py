@@ -1,8 +1,8 @@
-"""One process among many: does its share of a job, and writes down what it was told and when.
+"""One process among many: it does its share of a job, and records its results with their times.
 
     python -m tests.concurrency.worker JOB STORE OUTPUT NUMBER SHARE
 
-A line of the output is a JSON object; `began` and `ended` are of the machine's one monotonic clock.
+A line of the output is a JSON object; `began` and `ended` are by the monotonic clock, one for all processes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def count_up(store: EventStore, record: Recorder, number: int, share: int) -> No
             expected=version,
             duplicate=result.duplicate,
         )
-        if step % 3 == 0:  # as if the answer had been lost
+        if step % 3 == 0:  # as after a lost acknowledgement
             began = time.monotonic_ns()
             again = store.append(stream, [event], expected=version)
             record("retry", began, id=str(id), position=again.first_position, duplicate=again.duplicate)
@@ -127,7 +127,7 @@ JOBS: dict[str, Callable[..., None]] = {
 
 
 def main(job: str, path: str, output: str, number: str, share: str) -> None:
-    # Who has no time limit may have its appends written by another, and writes others'; who has one, may not.
+    # Only a writer without a time limit may append for others, and have others append for it.
     lock_timeout = 600.0 if int(number) % 4 == 3 else None
     with (
         Path(output).open("w", encoding="utf-8") as file,

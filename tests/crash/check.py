@@ -1,8 +1,8 @@
 """What must be true of a store after anything: checked through the library, as a user would see it.
 
-Every acknowledged event is present and whole, an unacknowledged append is whole or absent, positions have no
-gap, versions are dense, every way of reading agrees, every id is known, the next append works, and whoever
-opens the store after that sees the same. The store is first read as the crash left it, then written to.
+Every acknowledged event is present and whole, an unacknowledged append is whole or absent, positions and
+versions have no gap, all ways of reading agree, every id is known, and the next append works. A store object
+that is opened after that reads the same. The store is first read as the crash left it, then written to.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def open_store(
     segment_bytes: int = SEGMENT_BYTES,
     sync: str = "always",
 ) -> EventStore:
-    """A store with segments so small that a few appends roll."""
+    """Return a store with segments so small that a few appends roll."""
     return EventStore(
         DirectoryEngine(
             path,
@@ -52,7 +52,7 @@ def open_store(
 
 
 def materialise(state: State, root: str) -> str:
-    """Put the state into an empty directory; the path of the store in it."""
+    """Put the state into an empty directory; return the path of the store in it."""
     for directory in state.directories:
         os.mkdir(f"{root}/{directory}")
     for path, content in state.files.items():
@@ -66,14 +66,14 @@ def check_recovery(path: str, known: Knowledge, *, thorough: bool = True) -> Non
     """Read the store as it is, retry everything in it, append, and read again.
 
     Args:
-        thorough: retry all, not a third of what was acknowledged; read in every other way as well; and let
-            the three who have it open append in turn.
+        thorough: retry all, not a third of what was acknowledged; read in every other way as well; and
+            append by a third store object, then by the second again.
     """
     try:
         reader = open_store(path)
     except StoreNotFound:
-        assert not known.created, "the store was acknowledged and is gone"
-        assert not known.acked, "events were acknowledged and the store is gone"
+        assert not known.created, "the creation was acknowledged, and the store is missing"
+        assert not known.acked, "events were acknowledged, and the store is missing"
         reader = open_store(path, create=True)
     with reader, open_store(path) as writer:
         found = check_reads(reader, known, thorough=thorough)
@@ -83,9 +83,9 @@ def check_recovery(path: str, known: Knowledge, *, thorough: bool = True) -> Non
         assert result.first_version == 1
         after = list(writer.read_all())
         assert after[:-1] == events
-        assert list(reader.read_all()) == after, "a reader that was there before sees something else"
+        assert list(reader.read_all()) == after, "a reader that was open before reads something else"
         with open_store(path) as fresh:
-            assert list(fresh.read_all()) == after, "who opens the store later sees something else"
+            assert list(fresh.read_all()) == after, "a reader that is opened later reads something else"
             if not thorough:
                 return
             assert fresh.info().events == len(after)
@@ -96,7 +96,7 @@ def check_recovery(path: str, known: Knowledge, *, thorough: bool = True) -> Non
 
 
 def check_no_torn_tail(path: str) -> None:
-    """Behind the last whole frame of the active log is nothing but room."""
+    """Check that only preallocated zeros follow the last whole frame of the active log."""
     manifest = read_manifest(path)
     active = manifest.segments[-1]
     with open(segment_path(path, active.first_position, active.generation, "log"), "rb") as file:
@@ -105,7 +105,7 @@ def check_no_torn_tail(path: str) -> None:
 
 
 def frame_offsets(log: bytes) -> list[int]:
-    """Where the frames of a log begin, and where the last one ends by its header."""
+    """Return where the frames of a log begin, and where the last one ends by its header."""
     offsets = [FILE_HEADER_BYTES]
     while log[offsets[-1] :].startswith(FRAME_MAGIC):
         length = int.from_bytes(log[offsets[-1] + 4 : offsets[-1] + 8], "little")
@@ -114,7 +114,7 @@ def frame_offsets(log: bytes) -> list[int]:
 
 
 def check_reads(store: EventStore, known: Knowledge, *, thorough: bool = True) -> list[Event]:
-    """Check what reading says; the events."""
+    """Read in every way, check that all agree, and return the events."""
     events = list(store.read_all())
     assert [event.position for event in events] == list(range(1, len(events) + 1)), "positions have a gap"
     assert store.head == len(events)
@@ -125,7 +125,7 @@ def check_reads(store: EventStore, known: Knowledge, *, thorough: bool = True) -
         streams.setdefault(event.stream, []).append(event)
     for stream, its in streams.items():
         assert [event.version for event in its] == list(range(1, len(its) + 1)), f"versions of {stream}"
-        assert list(store.read(stream)) == its, f"{stream} reads as something else than what is in the log"
+        assert list(store.read(stream)) == its, f"{stream} differs from the log"
         assert store.stream_version(stream) == len(its)
     assert all(before.time_us <= after.time_us for before, after in pairwise(events))
     if not thorough:
@@ -141,13 +141,13 @@ def check_reads(store: EventStore, known: Knowledge, *, thorough: bool = True) -
 
 def _check_acknowledged(events: Sequence[Event], known: Knowledge) -> None:
     for place in known.acked_places():
-        assert place.position <= len(events), f"position {place.position} was acknowledged and is gone"
+        assert place.position <= len(events), f"position {place.position} was acknowledged, and is missing"
         event = events[place.position - 1]
         assert (event.version, content_of(event)) == (place.version, place.content)
 
 
 def _check_batches(events: Sequence[Event], known: Knowledge) -> None:
-    """The log is a sequence of whole batches that were sent, each at most once."""
+    """Check that the log is a sequence of whole batches that were sent, each at most once."""
     sent: dict[bytes, list[Content]] = {}
     for number in known.sent:
         contents = known.batches[number].contents
@@ -163,7 +163,7 @@ def _check_batches(events: Sequence[Event], known: Knowledge) -> None:
 def _check_retries(
     writer: EventStore, known: Knowledge, found: list[Event], *, thorough: bool
 ) -> list[Event]:
-    """Send batches again; the events that there are then."""
+    """Send batches again; return the events of the store after that."""
     positions = {event.id_bytes: event.position for event in found}
     head = len(found)
     for number in known.sent:

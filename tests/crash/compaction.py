@@ -1,8 +1,8 @@
 """A compaction, recorded call by call, and what must be true of the store whenever it is interrupted.
 
 Between any two disk calls: what policies leave visible is there byte for byte; what they hide is there or
-gone, of each stream its oldest events first; every last version and every id is known; the next append works;
-and whoever compacts next comes to the same segments as if nothing had happened.
+removed, of each stream its oldest events first; every last version and every id is known; the next append
+works; and the next compaction makes the same segments as one that was not interrupted.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Facts(NamedTuple):
 
     compress: bool
     events: dict[int, tuple[int, Content]]  # by position: version and content
-    hidden: frozenset[int]  # the positions that go
+    hidden: frozenset[int]  # the positions that it removes
     versions: dict[str, int]
-    segments: tuple[SegmentInfo, ...]  # those that are left, without any interruption
+    segments: tuple[SegmentInfo, ...]  # of the store after a compaction without any interruption
 
 
 def fill(store: EventStore, *, compress: bool) -> None:
-    """Streams that keep some events, all or none, in nine segments; some of these lose all they have.
+    """Append streams that keep some events, all or none, in nine segments; some segments lose all events.
 
     Args:
-        compress: compress the first of them already, and have some more that can be.
+        compress: compress the first segments already, and fill two more that lose nothing.
     """
     number = 0
 
@@ -71,10 +71,10 @@ def fill(store: EventStore, *, compress: bool) -> None:
 
 
 def compacting(*, compress: bool = False) -> tuple[Recording, Facts]:
-    """A store is compacted by one process, while another appends now and then.
+    """Record how one process compacts a store, while another one appends now and then.
 
     Args:
-        compress: it is compressed, too; a part of it was before.
+        compress: the compaction also compresses; some segments were compressed before.
     """
     with scratch() as root:
         world = World(root)
@@ -111,7 +111,7 @@ def check_interrupted(state: State, facts: Facts, known: Knowledge, root: str, *
 
 
 def check_left(path: str, facts: Facts, known: Knowledge, *, thorough: bool) -> None:
-    """The same, of a store where it is."""
+    """Do what `check_interrupted` does with the store at a path."""
     with open_store(path) as reader, open_store(path) as store:
         was_started = reader.stream_version("$compactions") > 0
         check_events(reader, facts, known)
@@ -132,7 +132,7 @@ def check_left(path: str, facts: Facts, known: Knowledge, *, thorough: bool) -> 
 
 
 def rewritten(segments: Iterable[SegmentInfo]) -> list[SegmentInfo]:
-    """What manifests say of compacted segments, without what a random tag changes."""
+    """Return what a manifest says of compacted segments, without what a random tag changes."""
     return [
         info._replace(tag=0, removed_crc=0, compressed_bytes=info.compressed_bytes > 0)
         for info in segments
@@ -141,18 +141,20 @@ def rewritten(segments: Iterable[SegmentInfo]) -> list[SegmentInfo]:
 
 
 def check_events(store: EventStore, facts: Facts, known: Knowledge, *, compacted: bool = False) -> None:
-    """What is visible is there; of what is hidden, the beginning of each stream may be gone."""
+    """Check that all visible events are there, and that only the oldest hidden ones of a stream are not."""
     events = list(store.read_all(include_system=True))
     found = {event.position: (event.version, content_of(event)) for event in events}
     assert sorted(found) == [event.position for event in events]
     for position, fact in facts.events.items():
         if position not in facts.hidden:
-            assert found.get(position) == fact, f"position {position} is visible, and is gone or changed"
+            assert found.get(position) == fact, f"position {position} is visible, and is missing or changed"
         elif position in found:
             assert not compacted, f"position {position} is hidden and was not removed"
             assert found[position] == fact
     for place in known.acked_places():
-        assert found.get(place.position) == (place.version, place.content), "an acknowledged append is gone"
+        assert found.get(place.position) == (place.version, place.content), (
+            "an acknowledged append is missing"
+        )
     assert list(store.read_all(include_system=True, reverse=True)) == events[::-1]
     streams: dict[str, list[Event]] = {}
     for event in events:
@@ -173,7 +175,7 @@ def check_events(store: EventStore, facts: Facts, known: Knowledge, *, compacted
 
 
 def check_ids(store: EventStore, facts: Facts, stride: int) -> None:
-    """Every event is known still, wherever it went."""
+    """Check that the id of every event is known, also of every removed one."""
     for position, (version, content) in facts.events.items():
         stream, type, id, content_type, data, _ = content
         if stream.startswith("$") or position % stride:

@@ -1,8 +1,8 @@
 """Writers, readers and a follower on a store that is compacted again and again beneath them.
 
 `python -m tests.crash.compaction_storm` is the long form: two million events, four writers, ten compactions,
-some minutes. Every writer keeps what it was told, the follower what it saw; at the end the three stories
-(and that of the ids) must be one.
+some minutes. Every writer keeps what was acknowledged to it, the follower what it was given; at the end the
+log, these records and the known ids must agree.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STREAMS = 7
 
 
 class Size(NamedTuple):
-    """How large a storm is."""
+    """The size of a storm."""
 
     events: int
     writers: int
@@ -38,7 +38,7 @@ class Size(NamedTuple):
 
     @property
     def appends(self) -> int:
-        """Appends of each writer."""
+        """The number of appends of each writer."""
         return self.events // self.writers // self.batch
 
 
@@ -64,7 +64,7 @@ def appends_of(writer: int, at: int, batch: int) -> list[tuple[str, list[NewEven
 
 
 def write(acks: Connection, path: str, writer: int, size: Size) -> None:
-    """Append everything; say when another share is done, and at the end where each event is."""
+    """Append everything; report each share that is done, and at the end where each event is."""
     places = array("Q")
     share = max(1, size.appends // (size.compactions + 1))
     with evlog.open(path) as store:
@@ -77,7 +77,7 @@ def write(acks: Connection, path: str, writer: int, size: Size) -> None:
 
 
 def read(pipe: Connection, path: str) -> None:
-    """Read everything, forwards and backwards and by stream, until told to stop; how often that was."""
+    """Read everything, forwards, backwards and by stream, until told to stop; return how many times."""
     rounds = 0
     with evlog.open(path) as store:
         while not (rounds and pipe.poll()):
@@ -95,7 +95,7 @@ def read(pipe: Connection, path: str) -> None:
 
 
 def follow(pipe: Connection, path: str) -> None:
-    """Follow until the last event; what was seen, as positions and numbers."""
+    """Follow until the last event; return what was delivered, as positions and numbers."""
     seen = array("Q")
     with evlog.open(path) as store, store.subscribe() as subscription:
         pipe.send(None)
@@ -113,7 +113,7 @@ def check_rising(positions: array[int]) -> None:
 
 
 def rage(path: str, size: Size) -> int:
-    """Let them all run, and compact; how often the readers came through."""
+    """Let all processes run, and compact meanwhile; return how often the readers have read everything."""
     open_store(
         path, create=True, segment_bytes=size.segment_bytes, segment_events=size.segment_events
     ).close()
@@ -144,7 +144,7 @@ def rage(path: str, size: Size) -> int:
 
 
 def raw_places(writer: Child) -> bytes:
-    """What a writer says at its end, behind what it said on the way."""
+    """Return a writer's last report; skip those before it."""
     while (told := writer.pipe.recv()) is None:
         pass
     assert isinstance(told, bytes)
@@ -152,7 +152,7 @@ def raw_places(writer: Child) -> bytes:
 
 
 def check(store: evlog.EventStore, acked: list[array[int]], seen: array[int], size: Size) -> None:
-    """Nothing is lost, twice, or in another order."""
+    """Check that no event is lost, there twice, or in another order."""
     places = {  # by writer and number: position and version
         (writer, number): (told[2 * number], told[2 * number + 1])
         for writer, told in enumerate(acked)
@@ -181,7 +181,7 @@ def check(store: evlog.EventStore, acked: list[array[int]], seen: array[int], si
 def check_streams(
     store: evlog.EventStore, events: list[Event], places: dict[tuple[int, int], tuple[int, int]], size: Size
 ) -> None:
-    """Of each stream the last events are there, as many as its policy keeps."""
+    """Check that each stream has its last events, as many as its policy keeps."""
     last: dict[str, int] = {}
     for (writer, number), (_, version) in places.items():
         stream = stream_of(writer, number, size.batch)

@@ -1,4 +1,4 @@
-"""What several tests of crashes ask for."""
+"""Fixtures of several tests of crashes."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def segment(first_position: int, suffix: str) -> str:
 
 
 def build_store(root: str) -> History:
-    """Make the store in a directory; what was sent to it."""
+    """Make the store in a directory; return what was sent to it."""
     os.mkdir(f"{root}/above")
     history = History(World(root))
     with open_store(f"{root}/{STORE}", create=True) as store:
@@ -50,13 +50,13 @@ def _built() -> tuple[Files, Knowledge]:
 
 
 def sound_store() -> tuple[State, Knowledge]:
-    """The store as it was written, without the room behind its last frame, and what its clients know."""
+    """Return the store as it was written, without preallocated zeros, and what its clients know."""
     files, known = _built()
     return State(dict(files), DIRECTORIES), known
 
 
 def read_files(root: str) -> Files:
-    """Every file below the root, by its path from there."""
+    """Return the content of every file below the root, by its path from there."""
     files = {}
     for directory, _, names in os.walk(root):
         for name in names:
@@ -67,19 +67,19 @@ def read_files(root: str) -> Files:
 
 
 def flip(content: bytes, offset: int, bit: int = 0) -> bytes:
-    """One bit turned; a negative offset counts from the end."""
+    """Return the content with one bit flipped; a negative offset counts from the end."""
     damaged = bytearray(content)
     damaged[offset] ^= 1 << bit
     return bytes(damaged)
 
 
 def frame_offsets(log: bytes) -> list[int]:
-    """Where the frames of a log begin."""
+    """Return where the frames of a log begin."""
     return check.frame_offsets(log)[:-1]
 
 
 def newer_header(content: bytes) -> bytes:
-    """The same file with a sound header of format 2."""
+    """Return the same file with a sound header of format 2."""
     header = content[:8] + struct.pack("<H", 2) + content[10:60]
     return header + struct.pack("<I", crc32(header)) + content[64:]
 

@@ -1,9 +1,9 @@
-"""The test disk: does every operation for real, records it, and fails, forgets or dies where a test says.
+"""The test disk: it does every operation for real, records it, and fails, forgets or dies where a test says.
 
-A `World` is one machine: a directory and the record of all that was done to it. A `RecordingDisk` is the door
-of one process to it; several may stand on one world. `kill_at` ends such a process before its n-th
-operation, the others go on; what it wrote stays, for a page cache outlives processes. `fail_sync` fails its
-n-th sync, and as Linux does, tells everyone who has the file open. Reading goes past all this to real files.
+A `World` is one machine: a directory and the record of all operations on it. A `RecordingDisk` is what one
+process writes with; a world may have several. `kill_at` ends such a process before its n-th operation, and
+the others continue; what it wrote stays, because the page cache outlives processes. `fail_sync` fails the
+process's n-th sync and, as Linux does, reports that to every open file. Reads use the real files directly.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from tests.crash.model import DIRECTORY, Cut, FileSystem, Op, Write
 
 
 class Killed(BaseException):
-    """The process is no more: no handler of the code under test may take this for an error."""
+    """The process was killed: no handler of the code under test may take this for an error."""
 
 
 class World:
     """A directory, and the operations done to it, in order.
 
     Args:
-        root: an existing directory, real.
-        system: what is in it, and what of that is durable; left out, it is empty.
+        root: an existing directory.
+        system: what is in it, and what of that is durable; None: it is empty.
     """
 
     def __init__(self, root: str, system: FileSystem | None = None) -> None:
@@ -36,9 +36,9 @@ class World:
         self.now = self.start.copy()
         self.ops: list[Op] = []
         self.mutex = threading.RLock()
-        self.tells_all = True  # a failed sync is told to everyone who has the file open, as by Linux
+        self.tells_all = True  # a failed sync is reported to every open file, as by Linux
         self.errors: dict[int, int] = {}  # failed syncs, by inode
-        self.seen: dict[int, int] = {}  # how many of them an open file has been told, by descriptor
+        self.seen: dict[int, int] = {}  # how many of them were reported to an open file, by descriptor
         self._numbers = itertools.count(1 + max(self.start.inodes, default=0))
         self._inodes: dict[int, int] = {}  # real inode -> ours
         for path, directory in self.start.directories.items():
@@ -58,7 +58,7 @@ class World:
             self.now.apply(op)
 
     def note(self, what: str, batch: int) -> None:
-        """Put what a client knows between the operations: a batch was "sent", or "acked"."""
+        """Record between the operations what a client knows: a batch was "sent", or "acked"."""
         self.record(Op("note", what, token=batch))
 
     def inode(self, fd: int) -> int:
@@ -70,7 +70,7 @@ class World:
 
 
 class RecordingDisk(Disk):
-    """One process's door to a world.
+    """The disk of one process in a world.
 
     Args:
         kill_at: die before this operation, counted from 1.

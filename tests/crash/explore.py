@@ -1,7 +1,7 @@
 """Checking many crash states, in two processes, and counting the distinct ones.
 
-A state that was seen before, with as much acknowledged, is not checked again. What fails is reported with the
-recording's name and the operation after which the crash came, which is all that is needed to make it again.
+A state that was checked before, with as much acknowledged, is not checked again. A failure is reported with
+the recording's name and the operation after which the crash came: these are enough to repeat it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
 
 class Seen:
-    """Says which states to check: each once, and of those that differ only in unnamed files one in `stride`.
+    """Decides which states to check: each once; of those that differ only in unnamed files, one in `stride`.
 
     A file of a segment that the manifest does not name is read by nothing, unless it comes after all that are
     named: then it shows that the manifest is too old. Recovery and compaction remove the others.
@@ -45,7 +45,7 @@ class Seen:
         self._read: set[bytes] = set()
 
     def is_new(self, state: State, known: bytes = b"") -> bool:
-        """Say whether to check this state with this knowledge of the clients, and remember it."""
+        """Return whether to check this state with this knowledge of the clients, and remember it."""
         digest = state.digest() + known
         if digest in self.digests:
             return False
@@ -80,7 +80,7 @@ class Explorer:
 
 
 def power_losses(recording: Recording, most: int | None, moments: Collection[int]) -> Outcome:
-    """Crash after each operation (of these), lose what was not synced in every legal way."""
+    """Crash after each operation, or after the given ones; lose what was not synced in every legal way."""
     explorer = Explorer()
     for moment, system, known in recording.moments():
         if moment not in moments:
@@ -102,7 +102,7 @@ def kills(recording: Recording, stride: int, moments: Collection[int]) -> Outcom
 
 
 def killed_states(system: FileSystem, following: list[Op], stride: int, start: int) -> Iterator[State]:
-    """What was written stays; of the operation under way, if it is a write, a part."""
+    """Yield what a kill leaves: all that was written, and parts of the next operation if that is a write."""
     yield kept_state(system)
     for op in following:
         if isinstance(op.change, Write):
@@ -126,7 +126,7 @@ def run(jobs: Iterable[Job]) -> Outcome:
 
 
 def together(outcomes: Iterable[Outcome]) -> Outcome:
-    """All states, all failures."""
+    """Return all states and all failures."""
     digests: set[bytes] = set()
     failures: list[str] = []
     for outcome in outcomes:
@@ -136,7 +136,7 @@ def together(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def expect(outcome: Outcome, least: int) -> None:
-    """Check for failures and for this many distinct states: a test that looks at nothing must not pass."""
+    """Check that nothing failed, and that this many states differ: a test that checks none must not pass."""
     if outcome.failures:
         pytest.fail(
             f"{len(outcome.failures)} states failed, the first:\n{outcome.failures[0]}", pytrace=False
@@ -145,11 +145,11 @@ def expect(outcome: Outcome, least: int) -> None:
 
 
 def step_of(stride: int) -> int:
-    """The stride, or what EVLOG_TEST_STRIDE says: 1 tries everything."""
+    """Return the stride, or what EVLOG_TEST_STRIDE says: 1 tries everything."""
     return int(os.environ.get("EVLOG_TEST_STRIDE", stride))
 
 
 def shares(recording: Recording, stride: int = 2) -> list[range]:
-    """Every stride-th moment of a recording, dealt to the workers. EVLOG_TEST_STRIDE=1 takes all of them."""
+    """Return every stride-th moment of a recording, in shares for the workers. EVLOG_TEST_STRIDE=1: all."""
     step = step_of(stride)
     return [range(step * first, len(recording.ops) + 1, step * WORKERS) for first in range(WORKERS)]

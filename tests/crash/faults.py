@@ -1,7 +1,7 @@
-"""System calls that fail: evlog.files.disk calls what it takes for the system, and the n-th call goes wrong.
+"""System calls that fail: `install` replaces `os` in evlog.files.disk, and the n-th call of a kind fails.
 
-Below `Disk`, unlike the recording disk, so that its own translation of errors and its dealing with short
-writes are under test as well. A disk that is full stays full until `clear`; a device error comes once.
+This is below `Disk`, unlike the recording disk, so that also its translation of errors and its handling of
+short writes are tested. A full disk stays full until `clear`; a device error comes once.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Fault:
         kind: pread, pwrite, open (for writing), ftruncate, replace, makedirs, fdatasync, or fsync, which is
             of a directory.
         number: which call, counted from 1 after `arm`.
-        code: the error number; of a write with `short`, after half of it was written.
-        before: called when the time has come, before the call fails.
+        code: the error number; with `short`, half of the write is written first.
+        before: called just before the call fails.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Fault:
         self.armed = False
 
     def meet(self, kind: str) -> bool:
-        """Whether this call is to fail."""
+        """Return whether this call is to fail."""
         if not self.armed or kind != self.kind:
             return False
         self.calls += 1

@@ -1,4 +1,4 @@
-"""What clients sent and were told: the side of the story that a crash must not contradict."""
+"""What clients sent, and what was acknowledged to them: no crash may contradict it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Place(NamedTuple):
 
 @dataclass
 class Batch:
-    """One append: what was sent, and once it was acknowledged, where it is."""
+    """One append: what was sent, and where it is once it was acknowledged."""
 
     appends: Sequence[Append]
     results: Sequence[AppendResult] | None = None
 
     @functools.cached_property
     def contents(self) -> list[Content]:
-        """What each event must read as."""
+        """The content of each event, as a read must return it."""
         rows = []
         for stream, events in self.appends:
             for event, (type, id, _, data, metadata) in zip(events, encode_events(events), strict=True):
@@ -43,7 +43,7 @@ class Batch:
         return rows
 
     def places(self) -> list[Place]:
-        """Where each event was acknowledged to be."""
+        """Return where each event is by its acknowledgement."""
         assert self.results is not None
         contents = iter(self.contents)
         return [
@@ -65,7 +65,7 @@ class History:
     batches: list[Batch] = field(default_factory=list)
 
     def send(self, store: EventStore, appends: Sequence[Append]) -> int:
-        """Append, and note when it was sent and acknowledged; the number of the batch."""
+        """Append, and note when it was sent and acknowledged; return the number of the batch."""
         number = self.sent(appends)
         self.acked(number, store.append_many(appends))
         return number
@@ -103,13 +103,13 @@ class Knowledge:
 
 
 def all_known(batches: list[Batch]) -> Knowledge:
-    """Everything sent; acknowledged is what has results."""
+    """Return that all batches were sent, and that those with results were acknowledged."""
     acked = [number for number, batch in enumerate(batches) if batch.results is not None]
     return Knowledge(batches, list(range(len(batches))), acked, created=True)
 
 
 def event(number: int, data: object = None, **more: object) -> NewEvent:
-    """The test's event of this number; its id follows from the number."""
+    """Return the test's event of this number; its id follows from the number."""
     return NewEvent(
         f"Type{number % 3}",
         {"n": number} if data is None else data,

@@ -1,8 +1,8 @@
-"""What a disk owes: for every file and directory, what is durable and what a power loss may take.
+"""The model of a disk: for every file and directory, what is durable and what a power loss may take.
 
 `FileSystem` replays recorded operations. A write, a cut or a new name is pending until a sync of that file or
-directory; pending changes may survive in any subset. After a failed sync they are lost to all later syncs:
-memory shows them, the device may not have them, and nothing writes them again. Pure: it touches no real file.
+directory; pending changes may survive in any subset. After a failed sync no later sync writes them: memory
+shows them, and the device may not have them. Pure: it touches no real file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-DIRECTORY: Final = -1  # the inode number of every directory: it is told by its path
+DIRECTORY: Final = -1  # the inode number of every directory: its path identifies it
 
 
 class Write(NamedTuple):
@@ -57,7 +57,7 @@ class Op(NamedTuple):
 
 
 def apply_changes(content: bytes, changes: list[Change]) -> bytes:
-    """The content after the changes."""
+    """Return the content after the changes."""
     buffer = bytearray(content)
     for change in changes:
         if isinstance(change, Cut):
@@ -76,7 +76,7 @@ class Inode:
 
     durable: bytes = b""
     pending: list[tuple[int, Change]] = field(default_factory=list)  # with their sequence numbers
-    lost: set[int] = field(default_factory=set)  # those that a failed sync has made clean in memory
+    lost: set[int] = field(default_factory=set)  # those that a failed sync has marked as clean in memory
 
     def changes(self) -> list[Change]:
         return [change for _, change in self.pending]
@@ -85,14 +85,14 @@ class Inode:
         return apply_changes(self.durable, self.changes())
 
     def sync(self, last: int) -> None:
-        """All up to the sequence number is on the device, but what an earlier sync has lost."""
+        """Note that all up to the sequence number is on the device, except what an earlier sync has lost."""
         done = [change for number, change in self.pending if number <= last and number not in self.lost]
         self.durable = apply_changes(self.durable, done)
         self.pending = [item for item in self.pending if item[0] > last]
         self.lost = {number for number in self.lost if number > last}
 
     def drop_cache(self, number: int) -> None:
-        """What was lost is gone from memory too; the length is not forgotten."""
+        """Remove what was lost from memory, too; the length stays."""
         length = len(self.content())
         kept = [item for item in self.pending if item[0] not in self.lost]
         self.pending = [*kept, (number, Cut(length))] if self.lost else self.pending
@@ -111,7 +111,7 @@ class Directory:
 
 
 def apply_names(names: dict[str, int], changes: list[NameChange]) -> dict[str, int]:
-    """The names after the changes; each is atomic, and may be applied without those before it."""
+    """Return the names after the changes; each is atomic, and may be applied without those before it."""
     names = dict(names)
     for change in changes:
         if isinstance(change, Link):
@@ -126,13 +126,13 @@ def apply_names(names: dict[str, int], changes: list[NameChange]) -> dict[str, i
 
 
 def split(path: str) -> tuple[str, str]:
-    """Directory and name; the directory of a top name is ""."""
+    """Return the directory and the name; the directory of a top name is ""."""
     directory, _, name = path.rpartition("/")
     return directory, name
 
 
 class FileSystem:
-    """Files and directories below one root, whose own name is durable."""
+    """Files and directories below one root; the root's own name is durable."""
 
     def __init__(self) -> None:
         self.inodes: dict[int, Inode] = {}
@@ -142,7 +142,7 @@ class FileSystem:
 
     @classmethod
     def of(cls, files: dict[str, bytes], directories: list[str]) -> FileSystem:
-        """A file system on which all of this is durable."""
+        """Return a file system on which all of this is durable."""
         system = cls()
         for path in sorted(directories):
             parent, name = split(path)
@@ -168,7 +168,7 @@ class FileSystem:
         return other
 
     def lookup(self, path: str) -> int | None:
-        """The inode that the path names now."""
+        """Return the inode that the path names now."""
         directory, name = split(path)
         return self.directories[directory].names().get(name) if directory in self.directories else None
 

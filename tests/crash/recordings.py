@@ -1,7 +1,7 @@
 """Scenarios run on the test disk, recorded operation by operation, so that a crash after each can be made.
 
-Each is deterministic but for the one with threads. Small segments: a few appends roll. Batches of one and of
-several, over one stream and over several, of every content type, one larger than two sectors.
+Each is deterministic, except the one with threads. Segments are small, so that a few appends roll. Batches
+are of one event or several, of one stream or several, of every content type, one larger than two sectors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FAST_DIRECTORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 class Recording(NamedTuple):
-    """A world's start, what was done to it, and what the clients knew at the start."""
+    """A world at the start, the operations on it, and what the clients knew at the start."""
 
     name: str
     start: FileSystem
@@ -39,7 +39,7 @@ class Recording(NamedTuple):
     known: Knowledge
 
     def moments(self) -> Iterator[tuple[int, FileSystem, Knowledge]]:
-        """The file system and the clients' knowledge after each operation, and before the first."""
+        """Yield the file system and the clients' knowledge before the first operation and after each."""
         system = self.start.copy()
         known = copy.deepcopy(self.known)
         known.batches = self.batches
@@ -52,7 +52,7 @@ class Recording(NamedTuple):
 
 @contextmanager
 def scratch() -> Iterator[str]:
-    """A directory on a fast file system, removed at the end."""
+    """Yield a directory on a fast file system, removed at the end."""
     with tempfile.TemporaryDirectory(prefix="evlog-crash-", dir=FAST_DIRECTORY) as directory:
         yield directory
 
@@ -62,7 +62,7 @@ def record(world: World, history: History, name: str, known: Knowledge | None = 
 
 
 def sample_appends(first: int) -> list[list[Append]]:
-    """Seven appends of twelve events in all, which roll twice in segments of four; ids count from `first`."""
+    """Return seven appends of twelve events, which roll twice in segments of four; ids count from `first`."""
     n = first
     return [
         [("a", [event(n)])],
@@ -77,7 +77,7 @@ def sample_appends(first: int) -> list[list[Append]]:
 
 
 def one_writer() -> Recording:
-    """A store is created, filled over two rolls, and opened again in between."""
+    """Create a store, fill it over two rolls, and open it again in between."""
     with scratch() as root:
         world = World(root)
         history = History(world)
@@ -92,7 +92,7 @@ def one_writer() -> Recording:
 
 
 def unsynced_writers() -> Recording:
-    """Several frames of several writers wait for one sync, and more are written while it is under way."""
+    """Have frames of several writers wait for one sync, and write more while it runs."""
     with scratch() as root:
         world = World(root)
         history = History(world)
@@ -117,7 +117,7 @@ def unsynced_writers() -> Recording:
                 number += 1
 
             def write_beside() -> None:
-                if not lock.is_held():  # a sync under the lock: of a roll, or of a tail that is looked at
+                if not lock.is_held():  # else it is the sync of a roll or of a recovery
                     write()
 
             for at in range(5):
@@ -136,7 +136,7 @@ def unsynced_writers() -> Recording:
 
 
 def threads() -> Recording:
-    """Three writers append at once, as the scheduler will have it."""
+    """Have three writers append at once, in the scheduler's order."""
     with scratch() as root:
         world = World(root)
         history = History(world)
@@ -160,7 +160,7 @@ def threads() -> Recording:
 
 
 def crowded() -> Recording:
-    """Three writers wait for the lock at a time, and one of them appends for all, over several rolls."""
+    """Have three writers wait for the lock at a time; one of them appends for all, over several rolls."""
     with scratch() as root:
         world = World(root)
         history = History(world)
@@ -182,7 +182,7 @@ def _send(history: History, stream: str, number: int, store: EventStore) -> None
 
 
 def failed_sync(number: int) -> Recording:
-    """The writer's n-th sync fails; it is opened again, retries, and goes on."""
+    """Fail the writer's n-th sync; open it again, retry, and continue."""
     with scratch() as root:
         world = World(root)
         history = History(world)
@@ -204,7 +204,7 @@ def failed_sync(number: int) -> Recording:
 
 
 def recovery_after(recording: Recording, moment: int, state: State | None) -> Recording:
-    """The recovery from a crash: the store is opened, everything unacknowledged sent again, and one more.
+    """Recover from a crash: open the store, send everything unacknowledged again, and one more append.
 
     Args:
         moment: the number of operations that had been done.

@@ -1,8 +1,8 @@
-"""The long run: `python -m tests.crash.soak --minutes N`. What the tests do, with other dice each time.
+"""The long run: `python -m tests.crash.soak --minutes N`. It does what the tests do, with other random seeds.
 
-A round is a recording of random writers, of which one may meet a failed sync, and the legal states after each
-of its operations; crashes within the recoveries from crashes; and a storm of killed processes. It stops at
-the first failure and says which seed makes it again (`--seed`), as far as threads and processes let it.
+A round has three parts: a recording of random writers, of which one may meet a failed sync, with the legal
+states after each operation; crashes within the recoveries from crashes; and a storm of killed processes. It
+stops at the first failure and prints the seed that repeats it (`--seed`), as far as threads permit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STORM_SECONDS = 20.0
 
 
 def random_appends(dice: random.Random, first: int) -> list[Append]:
-    """One to three streams, one to four events each, some larger than two sectors."""
+    """Return appends to one to three streams, of one to four events each, some larger than two sectors."""
     appends: list[Append] = []
     for _ in range(dice.choice((1, 1, 1, 2, 3))):
         events = []
@@ -39,7 +39,7 @@ def random_appends(dice: random.Random, first: int) -> list[Append]:
 
 
 def random_writers(dice: random.Random, name: str) -> Recording:
-    """Writers with and without syncs take turns, some are opened again, one sync may fail."""
+    """Record writers with and without syncs in turns; some are opened again, one sync may fail."""
     with recordings.scratch() as root:
         path = f"{root}/above/store"
         world = World(root)

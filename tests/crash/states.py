@@ -33,13 +33,13 @@ _T = TypeVar("_T")
 
 
 class State(NamedTuple):
-    """Files and directories as the next boot finds them."""
+    """Files and directories after the next boot."""
 
     files: dict[str, bytes]
     directories: list[str]
 
     def digest(self) -> bytes:
-        """Equal for equal states."""
+        """Return a digest that is equal for equal states."""
         state = hashlib.blake2b(digest_size=12)
         for path in sorted(self.directories):
             state.update(b"%s/\0" % path.encode())
@@ -49,7 +49,7 @@ class State(NamedTuple):
         return state.digest()
 
     def without_unnamed(self) -> State:
-        """The state without the files of segments that the manifest does not name, nor one after its last."""
+        """Return the state without files of unnamed segments, except those after the manifest's last one."""
         manifest = self.files.get("above/store/manifest.json")
         if manifest is None:
             return self
@@ -67,7 +67,7 @@ class State(NamedTuple):
 
 
 def kept_state(system: FileSystem) -> State:
-    """Everything, as the page cache shows it: what a killed process leaves."""
+    """Return everything as the page cache shows it: what a killed process leaves."""
     return _state(
         system,
         {number: inode.content() for number, inode in system.inodes.items()},
@@ -76,7 +76,7 @@ def kept_state(system: FileSystem) -> State:
 
 
 def crash_states(system: FileSystem, dice: random.Random, most: int | None = None) -> Iterator[State]:
-    """Legal states after a power loss now; the extremes first, then a sample of the rest.
+    """Yield legal states after a power loss now: the extremes first, then a sample of the rest.
 
     Args:
         dice: decides the sample, the junk and the mixtures.
@@ -132,7 +132,7 @@ def _state(system: FileSystem, contents: dict[int, bytes], names: dict[str, dict
 
 
 def _contents(inode: Inode, dice: random.Random) -> list[bytes]:
-    """What may be in the file: first everything, last nothing of what was not synced."""
+    """Return what may be in the file: first with everything, last with nothing of what was not synced."""
     changes = inode.changes()
     if not changes:
         return [inode.durable]
@@ -152,7 +152,7 @@ def _contents(inode: Inode, dice: random.Random) -> list[bytes]:
 
 
 def _subsets(changes: list[_T]) -> Iterator[list[_T]]:
-    """Which changes were kept: any, or, where there are many, those most likely to matter."""
+    """Yield which changes are kept: every subset, or of many changes the subsets most likely to matter."""
     count = len(changes)
     if count <= _ALL_SUBSETS_OF:
         for chosen in chain.from_iterable(combinations(changes, size) for size in range(count)):
@@ -166,13 +166,13 @@ def _subsets(changes: list[_T]) -> Iterator[list[_T]]:
 
 
 def _torn(write: Write) -> Iterator[Write]:
-    """Parts of a write from either end, cut at sectors' edges, at the format's own, and in the middle."""
+    """Yield parts of a write from either end, cut at edges of sectors and fields, and in the middle."""
     offset, data = write
     size = len(data)
     first_edge = -offset % SECTOR_BYTES
     edges = {1, 4, 8, 31, 32, 39, 40, 41, 63, 64, size // 3, size // 2, size - 4, size - 1}
     edges |= set(range(first_edge, size, SECTOR_BYTES))
-    edges.add(len(data.rstrip(b"\0")))  # the frame without the room behind it
+    edges.add(len(data.rstrip(b"\0")))  # the frame without the preallocated zeros after it
     for edge in sorted(edges):
         if 0 < edge < size:
             yield Write(offset, data[:edge])
@@ -180,7 +180,7 @@ def _torn(write: Write) -> Iterator[Write]:
 
 
 def _spoilt(inode: Inode, full: bytes, dice: random.Random) -> Iterator[bytes]:
-    """The file with zeros or junk in its unsynced range: all of it, and sector by sector."""
+    """Yield the file with zeros or junk in its unsynced range: in all of it, and in each sector."""
     ranges = [(w.offset, w.offset + len(w.data)) for w in inode.changes() if isinstance(w, Write)]
     unsynced = sorted({byte for low, high in ranges for byte in range(low, min(high, len(full)))})
     sectors: dict[int, list[int]] = {}
@@ -203,7 +203,7 @@ def _spoilt(inode: Inode, full: bytes, dice: random.Random) -> Iterator[bytes]:
 
 
 def _names(directory: Directory) -> list[dict[str, int]]:
-    """Which names may be there: first all, last none of the changes that were not synced."""
+    """Return which names may be there: first with all, last with none of the changes that were not synced."""
     options = [directory.names()]
     if not directory.pending:
         return options
@@ -218,7 +218,7 @@ def _names(directory: Directory) -> list[dict[str, int]]:
 
 
 def lost_names(system: FileSystem) -> Iterator[State]:
-    """Each directory keeps or loses all its unsynced names, and the files keep or lose all unsynced bytes."""
+    """Yield states in which each directory keeps or loses all unsynced names, and all files their bytes."""
     contents = [
         {number: inode.content() for number, inode in system.inodes.items()},
         {number: inode.durable for number, inode in system.inodes.items()},

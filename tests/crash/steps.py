@@ -1,4 +1,4 @@
-"""A scenario of steps, each of which a user sees the effect of: recorded, and crashed anywhere."""
+"""A scenario of steps with visible effects: recorded, and crashed at any operation."""
 
 from __future__ import annotations
 

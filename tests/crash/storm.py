@@ -1,4 +1,4 @@
-"""A dozen writers on one store, killed at random moments and started again, until time is up."""
+"""A dozen writers on one store, killed at random moments and started again, for some time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Storm:
 
     Args:
         path: where the store is made.
-        dice: decides who dies when.
+        dice: decides which writer is killed when.
     """
 
     def __init__(self, path: str, dice: random.Random, writers: int = 12) -> None:
@@ -39,7 +39,7 @@ class Storm:
         self.writers = [Writer(self._start(number, 0), [], self._life()) for number in range(writers)]
 
     def rage(self, seconds: float, kills: int = 0) -> None:
-        """Kill and start for this long, and until this many have been killed."""
+        """Kill and start writers for this long, and until this many have been killed."""
         end = time.monotonic() + seconds
         while time.monotonic() < end or self.kills < kills:
             pipes = [writer.child.pipe for writer in self.writers]
@@ -49,14 +49,14 @@ class Storm:
                 self._follow()
 
     def finish(self) -> None:
-        """Kill all, and hear what they had still to say."""
+        """Kill all writers, and take in their last reports."""
         for number in range(len(self.writers)):
             self._kill(number)
         self._follow()
         self.reader.close()
 
     def check(self) -> None:
-        """Everything acknowledged is there and whole, in one order without gaps, every batch once."""
+        """Check that all that was acknowledged is whole, in one order without gaps, every batch once."""
         assert shared_frames(self.path), "no writer ever appended for another"
         with evlog.open(self.path) as store:
             events = list(store.read_all())
@@ -109,7 +109,7 @@ class Storm:
     def _receive(self, number: int) -> None:
         writer = self.writers[number]
         at, position = writer.child.pipe.recv()
-        assert at == len(writer.acked), "a writer died of something else than us"
+        assert at == len(writer.acked), "a writer died that was not killed"
         writer.acked.append(position)
 
     def _kill(self, number: int) -> None:
@@ -125,7 +125,7 @@ class Storm:
         writer.child.close()
 
     def _follow(self) -> None:
-        """Read what is new: what was seen before stays as it was."""
+        """Read what is new, and check that it comes after what was read before."""
         for event in self.reader.read_all(after=len(self.seen)):
             assert event.position == len(self.seen) + 1
             self.seen.append((event.position, event.id_bytes))

@@ -1,9 +1,9 @@
 """Bits of each byte of every file of a store, flipped: nothing altered is ever returned, nothing hidden.
 
-Two bits of a byte, each time others; EVLOG_TEST_STRIDE=1 flips all eight.
+Two bits of each byte are flipped, other ones from byte to byte; with EVLOG_TEST_STRIDE=1 all eight.
 
-Every reading operation either says exactly what it said before, or raises an error of damage, after nothing
-but what it said before. Damage of what is derived is not even an error. Nothing acknowledged is cut.
+Every read returns what it returned before, or a part of that from its beginning and then an error of damage.
+Damage of derived data is not even an error. Nothing acknowledged is cut.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Answers = dict[str, tuple[Question, list[Any]]]
 
 
 def retried(store: EventStore) -> Sequence[AppendResult]:
-    """What the store says of events that it has."""
+    """Append events again that the store has; return the results."""
     return [store.append(stream, [event(n)]) for n, stream in enumerate(("a", "b", "a", "b"))]
 
 
@@ -56,7 +56,7 @@ MORE_QUESTIONS: dict[str, Question] = {
 
 
 def small_store(*, compress: bool = False) -> Files:
-    """Two sealed events and two active ones, of two streams, and a little room behind those.
+    """Return a store of two sealed and two active events, of two streams, with some preallocated zeros.
 
     Args:
         compress: the sealed ones are in a compressed log of a few blocks.
@@ -74,7 +74,7 @@ def small_store(*, compress: bool = False) -> Files:
 
 
 def flip_bits(files: Files, names: Sequence[str], share: int) -> Outcome:
-    """Flip bits of each of this share of the files' bytes; ask every question with one of them."""
+    """Flip bits of each byte in this share of the files; with one of them ask every question."""
     failures: list[str] = []
     digests: set[bytes] = set()
     with recordings.scratch() as root:
@@ -103,7 +103,7 @@ def _overwrite(path: str, content: bytes) -> None:
 
 
 def _wrong(path: str, answers: Answers, fatal: bool) -> list[str]:
-    """The questions that are not answered as before, though no damage is reported."""
+    """Return the questions that get another answer than before, although no damage is reported."""
     try:
         store = open_store(path)
     except _DAMAGE as error:
@@ -127,19 +127,19 @@ def _wrong(path: str, answers: Answers, fatal: bool) -> list[str]:
 
 
 def _may_fail(files: Files, name: str, at: int) -> bool:
-    """Only the manifest and the frames of the logs hold what cannot be derived."""
+    """Return whether the byte is in the manifest or a frame of a log: all else is derived."""
     return name.endswith((MANIFEST, ".log.zst")) or (
         name.endswith(".log") and at < len(frames_in(files[name]))
     )
 
 
 def frames_in(log: bytes) -> bytes:
-    """A log without the room behind its last frame."""
+    """Return a log without the preallocated zeros after its last frame."""
     return log[: frame_offsets(log)[-1]]
 
 
 def write_to(files: Files, name: str, at: int) -> list[str]:
-    """Retry and append on the damaged store: all is as it was, or an error, and nothing is cut."""
+    """Retry and append on the damaged store; return what is wrong: a changed answer, or a cut file."""
     damaged = files | {name: flip(files[name], at, at % 8)}
     with recordings.scratch() as root:
         materialise(State(damaged, DIRECTORIES), root)

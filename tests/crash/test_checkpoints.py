@@ -1,8 +1,9 @@
-"""A crash at every disk call of a subscription's life: no event is passed over, nothing parked is lost.
+"""A crash at every disk call of a subscription: no event is skipped, and no parked event is lost.
 
-One recording: a run begins, saves, parks, ends; the next one goes on; what is parked is replayed in part;
-the checkpoint is reset, the subscription deleted and begun again. After each operation the process is killed
-or the power fails, with every legal fate of what was not synced; then it is looked at and run again.
+In one recording a run begins, saves, parks and ends; the next one continues; some parked events are replayed;
+the checkpoint is reset; the subscription is deleted and begun again. After each operation the process is
+killed, or the power fails and unsynced data survive in every legal way. Then the subscription is checked and
+run again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Known:
     """What the consumer knows at one moment."""
 
     begun: bool = False  # the subscription must be there
-    ended: bool = False  # it may be gone
+    ended: bool = False  # it may be deleted
     least: int = 0  # a checkpoint of this position is durable
     most: int = 0  # acknowledged up to here
     target: int | None = None  # of a reset under way
@@ -83,7 +84,7 @@ class Known:
 
 
 def consume(store: EventStore, world: World, script: str) -> None:
-    """A run: `.` takes an event and acknowledges it, `p` parks it, `s` saves as the clock would."""
+    """Do a run: `.` takes an event and acknowledges it, `p` parks it, `s` saves as the clock would."""
     with store.subscribe(NAME) as run:
         world.note("begun", run.position)
         for step in script:
@@ -118,7 +119,7 @@ def replay(store: EventStore, world: World, failing: int) -> None:
 
 
 def record() -> tuple[FileSystem, list[Op]]:
-    """The file system with the events in it, all durable, and what the subscription did to it."""
+    """Return the file system with the events, all durable, and the subscription's operations on it."""
     with scratch() as root:
         world = World(root)
         path = f"{root}/above/store"
@@ -147,7 +148,7 @@ def record() -> tuple[FileSystem, list[Op]]:
 
 
 def moments() -> Iterator[tuple[int, FileSystem, Known, list[Op]]]:
-    """What is on the disk and known after each operation, and the operation that follows."""
+    """Yield what is on the disk and known after each operation, and the operation that follows."""
     system, ops = record()
     known = Known()
     yield 0, system, known, ops[:1]
@@ -162,11 +163,11 @@ def check(state: State, known: Known) -> None:
         try:
             info = store.subscription(NAME)
         except SubscriptionNotFound:
-            assert not known.begun, "the subscription is gone"
+            assert not known.begun, "the subscription is missing"
         else:
             assert known.least <= info.position <= known.most or info.position == known.target
             listed = {place.position for place in store.parked(NAME)}
-            assert known.parked <= listed <= known.parked | known.moving, "what is parked has changed"
+            assert known.parked <= listed <= known.parked | known.moving, "a parked event is lost, or added"
             for position in known.parked & listed:
                 assert next(store.read_all(position - 1, position), None) is not None
         with store.subscribe(NAME, follow=False) as run:

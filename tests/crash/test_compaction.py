@@ -1,4 +1,4 @@
-"""A crash at every disk call of a compaction, with every legal fate of what was not synced."""
+"""A crash at every disk call of a compaction; unsynced data survive in every legal way."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MIN_DISTINCT_STATES = 150
 def interruptions(
     recording: Recording, facts: Facts, most: int, stride: int, share: int, moments: range
 ) -> Outcome:
-    """Kill and power off after each operation, and check what is left; one in `share` thoroughly."""
+    """Kill, and fail the power, after each operation; check what is left, one state in `share` thoroughly."""
     seen = Seen()
     failures: list[str] = []
     for moment, system, known in recording.moments():

@@ -1,4 +1,4 @@
-"""Damage of a compressed log: all of it is found, what is whole is kept, and what is lost is said exactly."""
+"""Damage of a compressed log: all of it is found, whole events are kept, and lost ones are named exactly."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def packed(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> EventStore:
         for number in range(16, 20):
             store.append(f"s-{number % 3}", [new(number, f"T{number % 2}", id=number_id(number))])
         assert store.compact(compress=True).segments_compressed == 2
-    os.utime(f"{store.path}/manifest.json", (0, 0))  # nobody is building indexes now
+    os.utime(f"{store.path}/manifest.json", (0, 0))  # so that verify does not wait for indexes
     return store
 
 
@@ -55,7 +55,7 @@ def findings(store: EventStore, *, quick: bool = False) -> list[tuple[str, str]]
 
 
 def readable(store: EventStore) -> list[Fact]:
-    """What a reader gets before it is told of damage."""
+    """Return what a reader gets before an error of damage."""
     found: list[Fact] = []
     try:
         with evlog.open(store.path) as reader:
@@ -128,7 +128,7 @@ def test_a_damaged_block_is_not_repaired_away(packed: EventStore) -> None:
 
 
 def lost_by(packed: EventStore, place: int, low: int, high: int) -> set[int]:
-    """The positions whose records touch bytes of the log, by the entries."""
+    """Return the positions whose records have bytes in a range of the log, by the entries."""
     info = read_manifest(packed.path).segments[place]
     raw = segment_files(packed, "offsets")[place].read_bytes()[FILE_HEADER_BYTES:]
     return {
@@ -139,7 +139,7 @@ def lost_by(packed: EventStore, place: int, low: int, high: int) -> set[int]:
 
 
 def salvage_facts(packed: EventStore) -> tuple[list[Fact], set[int]]:
-    """What is in a salvaged store, and the positions that the report says are lost."""
+    """Return what is in a salvaged store, and the positions that the report names as lost."""
     with recordings.scratch() as root:
         report = evlog.salvage_store(packed.path, f"{root}/out")
         losses: set[int] = set()
@@ -226,7 +226,7 @@ def test_a_store_without_a_manifest_is_salvaged_whole(packed: EventStore, damage
 def test_a_log_that_is_damaged_inside_sound_blocks_is_found(
     packed: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should a program at fault compress what is damaged: the CRCs of frames and records are there still."""
+    """A faulty program may compress a damaged log: the CRCs of frames and records still find the damage."""
     from evlog.files.compaction import compress as compact_compress
 
     store = evlog.open(packed.path)

@@ -1,4 +1,4 @@
-"""This damage, that outcome: what was never acknowledged is cut, what was is left, what is derived heals."""
+"""What damage leads to: an unacknowledged tail is cut, acknowledged data stay, derived data are rebuilt."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ LAST = SEALED[-1]
 
 
 def place(root: str, path: str, damage: Damage, room: int = 0) -> tuple[Files, Knowledge]:
-    """Put the store there with one file damaged, and room behind it; what is there, and what is known."""
+    """Put the store there with one file damaged, and zeros after it; return its files and what is known."""
     state, known = sound_store()
     damaged = damage(state.files.pop(path))
     if damaged is not None:
@@ -66,7 +66,7 @@ def read_until_error(store: EventStore) -> tuple[list[Event], EvlogError | None]
     return events, None
 
 
-# --- behind the last frame: never acknowledged
+# --- after the last frame: never acknowledged
 
 
 TORN: dict[str, Damage] = {
@@ -97,7 +97,7 @@ def test_torn_tail_is_cut_and_reported(root: str, damage: Damage, marks: str, ro
 
 
 @pytest.mark.parametrize("room", [1, 39, 40, 700, 8192])
-def test_room_is_no_torn_tail(root: str, room: int) -> None:
+def test_preallocated_zeros_are_not_a_torn_tail(root: str, room: int) -> None:
     files, known = place(root, LOG, lambda log: log, room)
     with open_store(f"{root}/{STORE}") as store:
         assert len(check_reads(store, known)) == 15

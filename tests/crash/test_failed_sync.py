@@ -1,8 +1,8 @@
-"""A sync fails, and what it was to make durable is gone from the device, though memory goes on showing it.
+"""A sync fails: the device does not have what it was to make durable, but reads still show it from memory.
 
-As on Linux the pages count as clean, and later syncs do not write them; everyone who has the file open is
-told once, or (elsewhere) only who asked. So nobody may acknowledge anything on top of what memory shows
-before the tail was read back from the device. Then the power goes, too.
+As on Linux the pages count as clean, and later syncs do not write them. The error is reported once to every
+open file, or (on other systems) only to the one that synced. So no writer may acknowledge anything after what
+memory shows before it has read the tail from the device. Then the power fails, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST_SYNCS = 60
 
 
 class Scene:
-    """A writer whose n-th sync fails, another writer and a reader that were there before."""
+    """A writer whose n-th sync fails, and another writer and a reader that were opened before."""
 
     def __init__(
         self, root: str, fail_sync: int, *, tells_all: bool = True, segment_events: int = SEGMENT_EVENTS
@@ -41,7 +41,7 @@ class Scene:
         self.history.send(self.other, [("first", [event(900)])])
 
     def append(self, store: EventStore, number: int) -> bool:
-        """Append one event; whether it was acknowledged."""
+        """Append one event; return whether it was acknowledged."""
         batch = self.history.sent([("more", [event(number)])])
         with contextlib.suppress(StoreIOError):
             self.history.acked(batch, store.append_many(self.history.batches[batch].appends))
@@ -55,7 +55,7 @@ class Scene:
 
 
 def fail_a_sync(number: int, *, tells_all: bool) -> Outcome | None:
-    """Append over a roll until the n-th sync fails, then go on with a new writer. None if none failed."""
+    """Append over a roll until the n-th sync fails, then by a new writer. Return None if none failed."""
     with recordings.scratch() as root:
         scene = Scene(root, number, tells_all=tells_all)
         history = scene.history
@@ -68,8 +68,8 @@ def fail_a_sync(number: int, *, tells_all: bool) -> Outcome | None:
             history.acked(batch, results)
         else:
             return None
-        list(scene.reader.read_all())  # takes in what is about to vanish
-        assert not scene.append(scene.store, 950), "it goes on after a failed sync"
+        list(scene.reader.read_all())  # takes in what the device does not have
+        assert not scene.append(scene.store, 950), "it continues after a failed sync"
         assert not scene.append(scene.store, 951), "it refuses only once"
         scene.append(scene.other, 952)
         start = len(scene.world.ops)
@@ -108,7 +108,7 @@ def test_nothing_is_acknowledged_on_top_of_a_failed_sync() -> None:
 
 
 def test_a_writer_killed_between_its_failed_sync_and_its_mark_misleads_no_later_one() -> None:
-    """The kernel tells no writer that opens the log later. It must not append behind what only memory has."""
+    """The kernel tells nothing to a writer that opens the log later. It must not append after lost frames."""
     with recordings.scratch() as root:
         scene = Scene(root, 99, segment_events=99)
         scene.other.close()
@@ -129,7 +129,7 @@ def test_a_writer_killed_between_its_failed_sync_and_its_mark_misleads_no_later_
 
 
 def test_a_writer_killed_between_its_failed_sync_and_its_mark_misleads_no_follower() -> None:
-    """A follower makes durable what a dead writer left, but not what only memory has."""
+    """A follower makes durable what a dead writer left, but does not deliver what only memory has."""
     with recordings.scratch() as root:
         scene = Scene(root, 99, segment_events=99)
         scene.other.close()
@@ -147,16 +147,16 @@ def test_a_failed_sync_is_seen_by_the_other_writers(tells_all: bool) -> None:
     with recordings.scratch() as root:
         scene = Scene(root, 1, tells_all=tells_all)
         scene.append(scene.store, 1)
-        assert not scene.append(scene.other, 2), "it acknowledged on top of another's failed sync"
+        assert not scene.append(scene.other, 2), "it acknowledged after another writer's failed sync"
         assert scene.append(scene.reopen(), 3)
         with scene.other as other, open_store(scene.path) as fresh:
-            assert not scene.append(other, 4), "only a writer that was opened again may go on"
+            assert not scene.append(other, 4), "only a writer that was opened again may continue"
             assert scene.append(fresh, 5)
             check_reads(fresh, all_known(scene.history.batches))
 
 
 @pytest.mark.parametrize("size", [1, 120, 500], ids=["shorter", "equal", "longer"])
-def test_who_saw_what_a_failed_sync_lost_sees_what_came_instead(size: int) -> None:
+def test_a_reader_of_what_a_failed_sync_lost_then_reads_what_replaced_it(size: int) -> None:
     with recordings.scratch() as root:
         scene = Scene(root, 1, tells_all=False, segment_events=99)
         history = scene.history
@@ -182,6 +182,6 @@ def test_a_mark_of_suspicion_outlives_its_writer(monkeypatch: pytest.MonkeyPatch
         assert not scene.append(scene.store, 1)
         assert not dropped
         assert scene.append(scene.reopen(), 2)
-        assert len(dropped) == 1, "the next writer must look at the device, not at memory"
+        assert len(dropped) == 1, "the next writer must read the device, not memory"
         assert scene.append(scene.reopen(), 3)
         assert len(dropped) == 1

@@ -1,4 +1,4 @@
-"""Every disk call fails once, in every way that a disk fails: what the caller is told, and what is there."""
+"""Every disk call fails once, in every way that a disk fails: which error is raised, and what is stored."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def root() -> Iterator[str]:
 
 
 def check_error(error: EvlogError, fault: Fault) -> None:
-    """No room is StoreFull; but after a failed sync nothing is known, whatever the reason."""
+    """Check that a full disk is StoreFull, except for a sync: after that it is unknown what is stored."""
     full = fault.code in faults.FULL and fault.kind not in {"fdatasync", "fsync"}
     assert type(error) is (StoreFull if full else StoreIOError)
 
@@ -56,7 +56,7 @@ def check_error(error: EvlogError, fault: Fault) -> None:
     _CASES,
     ids=lambda value: errno.errorcode[value] if isinstance(value, int) and value > 4 else str(value),
 )
-def test_a_failed_call_is_told_and_loses_nothing(
+def test_a_failed_call_is_reported_and_loses_nothing(
     kind: str, code: int, short: bool, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fired = 0
@@ -74,7 +74,7 @@ def test_a_failed_call_is_told_and_loses_nothing(
 
 
 def append_over_a_roll(path: str, fault: Fault) -> None:
-    """Append beside another writer and a reader, which must not be led astray by what fails."""
+    """Append beside another writer and a reader, which stay right whatever fails."""
     history = History(World(os.path.dirname(os.path.dirname(path))))
     store = open_store(path, create=True)
     with open_store(path) as reader, open_store(path) as other:
@@ -103,11 +103,11 @@ def append_over_a_roll(path: str, fault: Fault) -> None:
 
 
 def after_failure(store: EventStore, error: EvlogError, fault: Fault, history: History) -> EventStore:
-    """The store to go on with: the same one where there was no room, a new one where the disk failed."""
+    """Return the store to continue with: the same one after a full disk, a new one after a failed disk."""
     refusal_allowed = isinstance(error, StoreIOError)
     appended = append_or_refuse(store, history, 950, refusal_allowed=refusal_allowed)
     if appended:
-        assert fault.kind not in _UNKNOWN_OUTCOME or not refusal_allowed, "it goes on after a failed write"
+        assert fault.kind not in _UNKNOWN_OUTCOME or not refusal_allowed, "it continues after a failed write"
         return store
     append_or_refuse(store, history, 951, refusal_allowed=True)
     store.close()
@@ -115,7 +115,7 @@ def after_failure(store: EventStore, error: EvlogError, fault: Fault, history: H
 
 
 def append_or_refuse(store: EventStore, history: History, number: int, *, refusal_allowed: bool) -> bool:
-    """Append one event; whether it was acknowledged. A refusal leaves nothing behind."""
+    """Append one event; return whether it was acknowledged. A refusal leaves nothing."""
     batch = history.sent([("more", [event(number)])])
     try:
         history.acked(batch, store.append_many(history.batches[batch].appends))
@@ -174,7 +174,7 @@ def test_a_failed_read_is_an_error_and_spoils_nothing(monkeypatch: pytest.Monkey
 
 
 def reads_or_fails(path: str, known: Knowledge) -> bool:
-    """Read everything and retry an append; whether it went well. What fails once goes well again."""
+    """Read everything and retry an append; return whether that worked at once, and not at the second try."""
     first = known.batches[0].appends
     try:
         with open_store(path) as store:
@@ -190,7 +190,7 @@ def reads_or_fails(path: str, known: Knowledge) -> bool:
 
 @pytest.mark.parametrize("second", [1, 120, 400], ids=["shorter", "equal", "longer"])
 @pytest.mark.parametrize("failing", [2, 3], ids=["entries", "mark"])
-def test_who_saw_an_append_that_was_cut_again_sees_the_next_one_right(
+def test_a_reader_of_an_append_that_was_cut_reads_the_next_one_right(
     root: str, failing: int, second: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = f"{root}/above/store"
@@ -222,7 +222,7 @@ def test_who_saw_an_append_that_was_cut_again_sees_the_next_one_right(
 
 
 def seen(*stores: EventStore) -> None:
-    """Take in what is there at this moment."""
+    """Have the stores take in what is there at this moment."""
     for store in stores:
         assert store.head >= 2
         list(store.read_all())

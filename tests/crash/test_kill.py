@@ -1,7 +1,7 @@
-"""One process dies at any of its disk calls; another that has the store open goes on as if nothing had been.
+"""One process is killed at any of its disk calls; another that has the store open continues.
 
-What the dead one wrote is still in the page cache: seen by all, and durable only once somebody syncs it. So
-the survivor's acknowledgements are put to a power loss too.
+What the killed process wrote is still in the page cache: all others read it, and it is durable only once
+another one syncs it. So what the survivor acknowledges must also outlast a power loss.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Machine:
         return open_store(self.path, create=create, disk=disk)
 
     def append_until_killed(self, store: EventStore) -> bool:
-        """Append over a roll; True if the store's process died of it."""
+        """Append over a roll; return whether the store's process was killed."""
         try:
             for appends in recordings.sample_appends(0)[:4]:
                 self.history.send(store, appends)
@@ -51,7 +51,7 @@ class Machine:
 
 
 def kill_beside_a_live_process(kill_at: int, torn: int) -> Outcome | None:
-    """Kill a writer before its n-th operation; a writer and a reader live on. None if it lived to the end."""
+    """Kill one of two writers before its n-th operation, beside a reader. Return None if none was killed."""
     with recordings.scratch() as root:
         machine = Machine(root)
         with machine.open(create=True) as survivor, machine.open() as reader:
@@ -73,7 +73,7 @@ def kill_beside_a_live_process(kill_at: int, torn: int) -> Outcome | None:
 
 
 def kill_a_creator(kill_at: int, _: int) -> Outcome | None:
-    """Kill a process before its n-th operation of making a store; the next one makes it, or finds it."""
+    """Kill a process before the n-th operation of creating a store; the next one creates or finds it."""
     with recordings.scratch() as root:
         machine = Machine(root)
         try:

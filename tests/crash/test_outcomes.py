@@ -1,4 +1,4 @@
-"""One table: this damage has that outcome, for a reader, verify, the next writer, repair and salvage."""
+"""One table: the outcome of each damage for a reader, verify, the next writer, repair and salvage."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ EVENTS = 15
 
 
 class Outcome(NamedTuple):
-    """What comes of some damage.
+    """What some damage leads to.
 
-    `read` is how many events a reader gets before an error, None for all and no error; `verify` whether the
-    verdict is "ok", "note" or "damage"; `append` whether the next writer appends; `repaired` whether verify
-    is ok after a repair; `salvaged` how many events a salvage saves.
+    `read` is how many events a reader gets before an error, None for all and no error; `verify` the verdict,
+    "ok", "note" or "damage"; `append` whether the next writer appends; `repaired` whether verify is ok after
+    a repair; `salvaged` how many events a salvage saves.
     """
 
     read: int | None

@@ -29,7 +29,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def tmpfs() -> Iterator[str]:
-    """A file system of our own, of 192 KiB."""
+    """Mount a file system of 192 KiB for the test."""
     with recordings.scratch() as root:
         command = ["mount", "-t", "tmpfs", "-o", "size=192k", "evlog-test", root]
         mounted = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -122,7 +122,7 @@ def as_nobody(pipe: Connection, task: Callable[[str], object], path: str) -> Non
 
 
 def tell(task: Callable[[str], object], path: str) -> object:
-    """Return what the user `nobody` gets."""
+    """Return what a call gives to the user `nobody`."""
     child = Child(as_nobody, task, path)
     try:
         return child.pipe.recv()
@@ -147,7 +147,7 @@ def create_one(path: str) -> object:
 
 @pytest.fixture
 def others_store() -> Iterator[str]:
-    """A store of root's that anybody may read; its root directory may be entered by all."""
+    """Return a store of root's that all users may read and enter."""
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
     with recordings.scratch() as root:

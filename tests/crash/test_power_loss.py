@@ -1,4 +1,4 @@
-"""A crash at every disk call, with every legal fate of what was not synced: nothing acknowledged is lost."""
+"""A crash at every disk call; unsynced data survive in every legal way, and nothing acknowledged is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real processes: killed in the middle of anything, out of room, robbed of their directory, forked."""
+"""Real processes: killed in the middle of anything, on a full disk, without their directory, forked."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Redactions through crashes: an event is visible or redacted, never half, and in the end its bytes are gone.
+"""Redactions through crashes: an event is visible or redacted, never half, and at last its bytes are removed.
 
-As with policies: a scenario is recorded, after disk calls the process is killed or the power fails. What is
-seen then must be what was seen after the last step that was acknowledged, or after the one under way. Every
-11th disk call is tried; EVLOG_TEST_STRIDE=1 tries all of them, which takes minutes.
+A scenario is recorded; after disk calls the process is killed or the power fails. What a user sees then must
+be what was visible after the last acknowledged step, or after the step that was running. Every 11th disk call
+is tried; EVLOG_TEST_STRIDE=1 tries all of them, which takes minutes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ REDACTED: Final = (1, 4, 2, 7, 9)
 
 
 def id_of(number: int) -> UUID:
-    """The id of the test's event of this number."""
+    """Return the id of the test's event of this number."""
     return evlog.idempotency_id(f"event {number}")
 
 
 def secret(number: int) -> bytes:
-    """Data that is not found anywhere else."""
+    """Return data that is not found anywhere else."""
     return b"secret %d does not last" % number
 
 
@@ -41,7 +41,7 @@ def hidden(*numbers: int) -> list[evlog.NewEvent]:
     return [event(number, secret(number), content_type="binary") for number in numbers]
 
 
-# Each may be taken twice in a row: a process that crashed does not know whether it was taken.
+# Each step may be done twice in a row: after a crash it is not known whether it was done.
 STEPS: Final[tuple[Step, ...]] = (
     lambda store: store.append("s", hidden(1, 2, 3)),
     lambda store: store.append_many([("t-1", hidden(4, 5)), ("u", hidden(6))]),
@@ -57,7 +57,7 @@ STEPS: Final[tuple[Step, ...]] = (
 
 
 def view(store: EventStore) -> View:
-    """What a user can see: each event with its content or without any, and why."""
+    """Return what a user can see: each event with its content or without any, and why."""
     shown = tuple(
         (event.stream, event.version, event.redacted or event.data)
         for stream in ("s", "t-1", "u")
@@ -70,7 +70,7 @@ def view(store: EventStore) -> View:
 
 
 def check_erased(path: str) -> None:
-    """No file holds what was redacted, and some file holds everything else."""
+    """Check that no file holds what was redacted, and that the files hold everything else."""
     found = b""
     for folder, _, names in os.walk(path):
         for name in names:
@@ -92,7 +92,7 @@ def check(path: str, known: Knowledge, views: list[View], thorough: bool) -> Non
         assert view(store) == views[-1]
         with open_store(path) as fresh:
             assert view(fresh) == views[-1]
-            fresh.compact()  # what was acknowledged last may have been it
+            fresh.compact()  # the last acknowledged step may have been a redaction
             assert view(fresh) == view(store) == views[-1]
             assert not thorough or fresh.verify().ok
     check_erased(path)

@@ -1,4 +1,4 @@
-"""Repair and salvage interrupted anywhere: nothing is lost, and doing it again completes it."""
+"""Repair and salvage interrupted anywhere: nothing is lost, and the next run completes the work."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("no_writer_at_work")
 OUT = "above/out"
 
 
-def mendable() -> Files:
+def repairable() -> Files:
     """Return a store that has everything that a repair repairs."""
     files = dict(sound_store()[0].files)
     log = segment(ACTIVE, "log")
@@ -51,7 +51,7 @@ def mendable() -> Files:
 def recorded_repair() -> Recording:
     known = sound_store()[1]
     with recordings.scratch() as root:
-        files = mendable()
+        files = repairable()
         path = materialise(State(files, DIRECTORIES), root)
         world = World(root, FileSystem.of(files, DIRECTORIES))
         done = repair_store(path, disk=RecordingDisk(world))

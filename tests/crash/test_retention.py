@@ -1,8 +1,8 @@
-"""Policies and deletions through crashes: acknowledged ones hold, one under way is made whole or not at all.
+"""Policies and deletions through crashes: an acknowledged one holds, an interrupted one is whole or absent.
 
 A scenario of appends, policies and deletions is recorded; after each of its disk calls the process is killed
-or the power fails. What the streams show then must be what they showed after the last step that was
-acknowledged, or after the one that was under way; and going on from there must come to the same end.
+or the power fails. What the streams show then must be what they showed after the last acknowledged step, or
+after the step that was running; and the remaining steps must lead to the same end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.crash.steps import crashes, record_steps
 Step = Callable[[EventStore], object]
 View = tuple[object, ...]
 
-# Each may be taken twice in a row: a process that crashed does not know whether it was taken.
+# Each step may be done twice in a row: after a crash it is not known whether it was done.
 STEPS: Final[tuple[Step, ...]] = (
     lambda store: store.append("s", [event(1), event(2), event(3)]),
     lambda store: store.append_many([("t-1", [event(4), event(5)]), ("u", [event(6)])]),
@@ -42,7 +42,7 @@ STEPS: Final[tuple[Step, ...]] = (
 
 
 def view(store: EventStore) -> View:
-    """What a user can see of the streams and of what is kept."""
+    """Return what a user can see of the streams and of the policies."""
     streams = ("s", "t-1", "u")
     shown = tuple(tuple(e.version for e in store.read(stream)) for stream in streams)
     kept = tuple(store.retention(stream) for stream in streams)
@@ -78,7 +78,7 @@ def test_whatever_a_crash_leaves_every_acknowledged_policy_holds() -> None:
 
 
 def test_a_policy_that_another_did_not_sync_is_durable_once_it_is_set_again() -> None:
-    """Nothing is written where nothing changes, and still it must be there after a power loss."""
+    """A policy that changes nothing is not written again, and is durable all the same."""
     with scratch() as root:
         world = World(root)
         path = f"{root}/above/store"

@@ -1,4 +1,4 @@
-"""Whatever is damaged, verify finds it: flipped bits, cut, removed and swapped files."""
+"""Verify finds every damage: flipped bits, cut, removed and swapped files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def files() -> Files:
 
 
 def put(root: str, files: Files) -> str:
-    """Make the directory hold exactly these files; the store's path."""
+    """Make the directory hold exactly these files; return the store's path."""
     if not os.path.isdir(f"{root}/above"):
         materialise(State({}, DIRECTORIES), root)
     for path in read_files(root).keys() - files.keys():
@@ -50,12 +50,12 @@ def put(root: str, files: Files) -> str:
     for path, content in files.items():
         with open(f"{root}/{path}", "wb") as file:
             file.write(content)
-    os.utime(f"{root}/{MANIFEST}" if MANIFEST in files else root, (0, 0))  # nobody is building indexes now
+    os.utime(f"{root}/{MANIFEST}" if MANIFEST in files else root, (0, 0))  # verify does not wait for indexes
     return f"{root}/{STORE}"
 
 
 def found_in(root: str, files: Files, path: str) -> list[Finding]:
-    """What verify finds in a damaged file; every finding names the file or the segment that it is of."""
+    """Return what verify finds in a damaged file; every finding names that file or its segment."""
     report = verify_store(put(root, files))
     assert read_files(root) == files, "verify wrote"
     name = path.removeprefix(f"{STORE}/")
@@ -79,7 +79,7 @@ def test_every_flipped_bit_is_found(root: str, files: Files) -> None:
 
 
 def filter_ends(content: bytes) -> list[int]:
-    """Where the header and each block of the filter end: it may be cut there."""
+    """Return where the header and each block of the filter end: it may be cut there."""
     ends = [64]
     while ends[-1] < len(content):
         ends.append(ends[-1] + int.from_bytes(content[ends[-1] + 4 : ends[-1] + 8], "little"))

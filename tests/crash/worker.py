@@ -1,4 +1,4 @@
-"""Real processes that write to a store, to be killed; how to start them quickly and hear from them."""
+"""Real processes that write to a store, to be killed; starting them quickly, and receiving their reports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Appends = list[tuple[str, list[NewEvent]]]
 
 
 def context() -> ForkServerContext:
-    """A server that has evlog loaded, and forks a process in a few milliseconds."""
+    """Return a context whose server has evlog loaded, and forks a process in a few milliseconds."""
     forkserver = multiprocessing.get_context("forkserver")
     forkserver.set_forkserver_preload(["tests.crash.worker"])
     return forkserver
@@ -39,7 +39,7 @@ class Child:
         return self.process.pid
 
     def kill(self) -> None:
-        """End it where it is."""
+        """Kill the process."""
         os.kill(self.pid, signal.SIGKILL)
         self.process.join()
 
@@ -53,7 +53,7 @@ def _run(function: Callable[..., None], connection: Connection, *arguments: obje
 
 
 def batch_of(writer: int, number: int) -> Appends:
-    """The n-th append of a writer: the same whenever it is asked for, so that it can be sent again."""
+    """Return the n-th append of a writer: the same at each call, so that it can be sent again."""
     events = [
         NewEvent(
             "Written",

@@ -1,4 +1,4 @@
-"""What an append comes to: the rules that the conformance suite cannot reach through an engine in memory."""
+"""The result of an append: the rules that the conformance suite cannot reach through an engine in memory."""
 
 from __future__ import annotations
 

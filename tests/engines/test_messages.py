@@ -1,4 +1,4 @@
-"""Events as messages: every event comes back, and what is no event is damage."""
+"""Events as messages: every event is decoded as it was, and any other message is damage."""
 
 from __future__ import annotations
 

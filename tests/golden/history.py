@@ -1,7 +1,7 @@
-"""How the store under `tests/golden/store` came about: every event, time, id and tag in it.
+"""How the store under `tests/golden/store` was made: every event, time, id and tag in it.
 
 The files there are committed and nothing regenerates them. If a change makes them differ, the change
-has made another format, and format.py needs another version.
+has made another format, which needs another version.
 """
 
 from __future__ import annotations

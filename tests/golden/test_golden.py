@@ -113,7 +113,7 @@ def test_same_events_make_the_same_bytes(tmp_path: Path, clock: Clock, fixed_ran
 
 
 def padded(log: bytes) -> bytes:
-    """A log with room behind its last frame, as a small append leaves it."""
+    """A log with preallocated zeros after its last frame, as a small append leaves it."""
     return log.ljust(65536, b"\0")
 
 
@@ -133,7 +133,7 @@ def test_log_with_room_reads_and_goes_on_as_one_without(tmp_path: Path) -> None:
 
 
 def read_log(content: bytes) -> Iterator[tuple[Any, ...]]:
-    """Every record of a log: what the docstring of format.py promises to be a dozen lines."""
+    """Yield every record of a log, in the dozen lines that the specification promises."""
     header = struct.unpack("<8sHHI16sQIIIIII", content[:64])
     assert header[0] == b"\x89evlog\r\n"
     assert header[-1] == zlib.crc32(content[:60])

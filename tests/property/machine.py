@@ -1,8 +1,8 @@
-"""A store and a plain list side by side: whatever is done to the one is done to the other.
+"""A store and a plain list side by side: every operation is done on both.
 
-Three handles hold one directory. Between any two appends files are damaged that can be rebuilt, the end of
-the log is torn, handles are reopened, policies are set and streams deleted. After every step each handle has
-to say what the list says.
+Three handles hold one directory. Between any two appends derived files are damaged, the end of the log is
+torn, handles are reopened, policies are set and streams deleted. After every step each handle must give the
+answers that the list gives.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ wanted_tags = st.lists(st.sampled_from(["m:0", "m:1", "n:0", "n:2", "none"]), ma
 
 
 def tags_of_event(number: int) -> list[str]:
-    """The tags of the event whose data is this number."""
+    """Return the tags of the event whose data is this number."""
     return [f"m:{number % 3}", f"n:{number % 5}"] if number % 4 else []
 
 
@@ -77,7 +77,7 @@ class Row(NamedTuple):
         return self.stream.startswith("$")
 
     def matches(self, kinds: Collection[str], wanted: Collection[str]) -> bool:
-        """Whether it is a user's event of one of the types, if there are any, and with all the tags."""
+        """Return whether it is a user's event with all the tags, and of one of the types if any are given."""
         if self.is_system or (kinds and self.type not in kinds):
             return False
         return set(wanted) <= set(tags_of_event(int(self.data)))
@@ -97,13 +97,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.patches.setattr(time, "time_ns", self.clock)
         self.rows: list[Row] = []
         self.kept: dict[str, dict[str, Any]] = {}  # by metadata stream, the words of the policy
-        self.gone: set[int] = set()  # positions that were compacted away
+        self.removed: set[int] = set()  # positions of events that compactions removed
         self.sent: list[list[tuple[str, NewEvent]]] = []
         self.made = 0
         self.handles: list[EventStore] = []
 
     def prepare(self) -> None:
-        """Change what the store works with, by `self.patches`."""
+        """Replace parts of the package, by `self.patches`."""
 
     def teardown(self) -> None:
         for handle in self.handles:
@@ -156,7 +156,7 @@ class StoreMachine(RuleBasedStateMachine):
         )
 
     def visible(self, stream: str) -> list[Row]:
-        """What a read of the stream has to give."""
+        """Return what a read of the stream must give."""
         if self.own_word(stream, "$tombstone"):
             return []
         rows = [row for row in self.rows if row.stream == stream]
@@ -167,14 +167,14 @@ class StoreMachine(RuleBasedStateMachine):
         )
         oldest = self.clock.us - (self.word(stream, "$maxAge") or 1e9) * 1_000_000
         young = [row for row in rows if row.version >= first and row.time_us >= oldest]
-        return [row for row in young if row.position not in self.gone]
+        return [row for row in young if row.position not in self.removed]
 
     def present(self) -> list[Row]:
-        """What is in the log still."""
-        return [row for row in self.rows if row.position not in self.gone]
+        """Return the events that no compaction has removed."""
+        return [row for row in self.rows if row.position not in self.removed]
 
     def note_policy(self, name: str, words: dict[str, Any]) -> None:
-        """The policy that must be the last event now, if it says anything new."""
+        """Note the event of a policy, unless the policy changes nothing."""
         if words == self.kept.get(name, {}):
             return
         self.kept[name] = words
@@ -266,7 +266,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(which=handles, compress=st.booleans())
     def compact(self, which: int, compress: bool) -> None:
-        """What is hidden goes, of the store's own events those that were superseded."""
+        """Compact: hidden events are removed, and those of the store's own that a later one replaced."""
         point = len(self.rows)
         stay = {row.position for stream in {row.stream for row in self.rows} for row in self.staying(stream)}
         hidden = {row.position for row in self.present()} - stay
@@ -278,10 +278,10 @@ class StoreMachine(RuleBasedStateMachine):
         went = {row.position for row in self.present()} - {row.position for row in found}
         assert went == hidden
         assert done.events_removed == len(went)
-        self.gone |= went
+        self.removed |= went
 
     def staying(self, stream: str) -> list[Row]:
-        """What a compaction leaves of a stream."""
+        """Return what a compaction leaves of a stream."""
         if not stream.startswith("$"):
             return self.visible(stream)
         rows = [row for row in self.present() if row.stream == stream]
@@ -289,7 +289,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(batch=batches, which=handles)
     def append(self, batch: list[tuple[str, list[str], str]], which: int) -> None:
-        """Several streams at once, each with an expectation that may or may not hold."""
+        """Append to several streams at once, each with an expectation that may or may not hold."""
         ahead: dict[str, int] = {}
         refused: tuple[str, Any, int] | None = None
         appends: list[Any] = []
@@ -300,7 +300,7 @@ class StoreMachine(RuleBasedStateMachine):
                 expectation, expectation
             )
             if stream not in ahead and expected in (0, "exists") and self.is_deleted(stream):
-                found = 0  # what is deleted is not there
+                found = 0  # a deleted stream does not exist
             else:
                 found = actual
             holds = expected in ("any", found) or (expected == "exists" and found > 0)
@@ -335,7 +335,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.sent)
     @rule(data=st.data(), which=handles)
     def retry(self, data: st.DataObject, which: int) -> None:
-        """A whole append again is a duplicate, whatever it expects."""
+        """Make a whole append again: it is a duplicate, whatever version it expects."""
         sent = data.draw(st.sampled_from(self.sent))
         results = self.handles[which].append_many([(stream, [event], 99) for stream, event in sent])
         for result, (stream, event) in zip(results, sent, strict=True):
@@ -345,9 +345,9 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.user_rows())
     @rule(data=st.data(), which=handles, how=st.sampled_from(["data", "type", "stream", "half", "twice"]))
     def conflict(self, data: st.DataObject, which: int, how: str) -> None:
-        """A known id with anything else in it, or only a part of an append, is refused."""
+        """Append a known id with other content, or a known id beside a new one: both are refused."""
         row = data.draw(st.sampled_from(self.user_rows()))
-        if row.position in self.gone:
+        if row.position in self.removed:
             return  # there it is found out in most cases only
         same = NewEvent(row.type, int(row.data), id=row.id)
         fresh = self.event("T")
@@ -367,7 +367,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), which=handles, news=st.lists(st.tuples(streams, types), max_size=4))
     def skip_known(self, data: st.DataObject, which: int, news: list[tuple[str, str]]) -> None:
-        """An import takes what is new and passes over what is known, and over twins."""
+        """Import: new events are appended, known ones and twins in the import are skipped."""
         rows = self.user_rows()
         known = data.draw(st.lists(st.sampled_from(rows), max_size=3)) if rows else []
         lines = [(stream, self.event(kind)) for stream, kind in news]
@@ -417,12 +417,12 @@ class StoreMachine(RuleBasedStateMachine):
         after=st.integers(0, 40),
     )
     def append_if(self, which: int, stream: str, kinds: list[str], wanted: list[str], after: int) -> None:
-        """Appended if nothing matches; what a compaction removed counts by its tags."""
+        """Append if nothing matches; of a removed event only the tags count."""
         after = min(after, len(self.rows))
         matching = [
             row.position
             for row in self.rows[after:]
-            if row.matches(kinds, wanted) and (wanted or row.position not in self.gone)
+            if row.matches(kinds, wanted) and (wanted or row.position not in self.removed)
         ]
         event = self.event("T")
         condition = IfNone(Query(kinds, wanted), after)
@@ -471,7 +471,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), how=st.sampled_from(["zeros", "junk", "half", "copy", "magic"]))
     def tear_tail(self, data: st.DataObject, how: str) -> None:
-        """What a writer leaves that dies within its write."""
+        """Leave at the log's end what a writer leaves that is killed during its write."""
         log = max(Path(self.path, "segments").glob("*.log"))
         content = log.read_bytes()
         frame = content[content.find(FRAME_MAGIC) :] if FRAME_MAGIC in content else FRAME_MAGIC
@@ -486,7 +486,7 @@ class StoreMachine(RuleBasedStateMachine):
         with log.open("ab") as file:
             file.write(tail)
 
-    # --- what every handle has to say
+    # --- what every handle must answer
 
     @invariant()
     def every_handle_agrees(self) -> None:
@@ -543,7 +543,7 @@ class StoreMachine(RuleBasedStateMachine):
             if (category is None or category_of(row.stream) == category)
             and (kinds is None or row.type in kinds)
             and row.matches((), wanted)
-            and row.position not in self.gone
+            and row.position not in self.removed
         ]
         assert [as_row(event) for event in events] == (chosen[::-1] if reverse else chosen)[:limit]
 
@@ -568,8 +568,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert len(policies) == sum(words != {} for words in self.kept.values())
 
     @rule()
-    def everything_anew(self) -> None:
-        """A process that knows nothing agrees too, and changes nothing by looking."""
+    def open_a_new_handle(self) -> None:
+        """Compare what a handle that is opened now reads; reading changes nothing."""
         try:
             with evlog.open(self.path) as cold:
                 assert [as_row(event) for event in cold.read_all(include_system=True)] == self.present()

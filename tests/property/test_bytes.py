@@ -53,7 +53,7 @@ pieces = st.one_of(
 
 @st.composite
 def changes(draw: st.DrawFn) -> list[tuple[float, int, bytes]]:
-    """Places (as shares of the file), how many bytes go there, and what comes in their stead."""
+    """Places (as shares of the file), how many bytes are removed there, and what replaces them."""
     place = st.floats(0, 1)
     return draw(
         st.lists(
@@ -63,14 +63,14 @@ def changes(draw: st.DrawFn) -> list[tuple[float, int, bytes]]:
 
 
 def apply(content: bytes, changed: list[tuple[float, int, bytes]]) -> bytes:
-    for share, gone, piece in changed:
+    for share, removed, piece in changed:
         at = round(share * len(content))
-        content = content[:at] + piece + content[at + gone :]
+        content = content[:at] + piece + content[at + removed :]
     return content
 
 
 class Outcome:
-    """What a store with a damaged file still says; each of these may fail in a documented way."""
+    """What a store with a damaged file answers; each of these may fail in a documented way."""
 
     def __init__(self, path: Path) -> None:
         self.failed = False
@@ -126,11 +126,11 @@ def test_changed_file_is_a_documented_error_or_changes_nothing(
         after = apply(before, changed)
         (path / name).write_bytes(after)
         outcome = Outcome(path)
-        assert set(outcome.seen) <= set(whole)  # never altered, never invented
+        assert set(outcome.seen) <= set(whole)  # no other event is ever returned
         if name not in ESSENTIAL:
             assert not outcome.failed
             assert outcome.seen[: len(whole)] == whole
-        elif not after.startswith(before.rstrip(b"\0")):  # but for the room behind the last frame
+        elif not after.startswith(before.rstrip(b"\0")):  # except preallocated zeros
             assert outcome.failed
 
 

@@ -1,9 +1,9 @@
 """Followers beside a plain list, whatever writers and crashes do between any two events that they take.
 
-Every follower must have been given exactly the events that match, each once, in position order: a prefix of
-what the list says at any time, and all that was acknowledged once it has taken everything. Writers append in
-frames of several sizes, roll, die between write and sync, leave torn tails; the power fails. Named runs end
-and are killed, and the next one goes on: behind what was acknowledged, or, killed, a little before that.
+Every follower must get exactly the events that match, each once, in position order: at any time a prefix of
+the list's events, and at the end all that were acknowledged. Writers append in frames of several sizes, roll,
+are killed between write and sync, and leave torn tails; the power fails. Named runs end or are killed; the
+next run continues after the last acknowledged event, or after a kill perhaps a little before that.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 class Runner:
-    """One follower, and what it was given in this run."""
+    """One follower, and what was delivered to it in this run."""
 
     def __init__(self, store: EventStore, filter: dict[str, Any], name: str | None, after: int) -> None:
         self.filter = filter
@@ -71,7 +71,7 @@ class Runner:
         return [row for row in rows if row.position > self.after and self.matches(row)]
 
     def take(self, most: int) -> bool:
-        """Take this many at most; return whether there were as many."""
+        """Take at most this many events; return whether there were as many."""
         for _ in range(most):
             event = self.subscription.next_event(0)
             self.pending = event is not None
@@ -81,7 +81,7 @@ class Runner:
         return True
 
     def loop(self, most: int) -> None:
-        """The same by a loop, which leaves the last one unacknowledged."""
+        """Take this many events by a loop, which leaves the last one unacknowledged."""
         if most:
             for event in self.subscription:
                 self.given.append(Row(event.position, event.stream, event.type, int(event.data)))
@@ -91,12 +91,12 @@ class Runner:
                     return
 
     def acknowledged(self) -> int:
-        """The position up to which the next run of the name may begin."""
+        """Return the position after which the next run of the name begins at the latest."""
         return self.subscription.position
 
 
 class Dying(Disk):
-    """A writer's that dies where it would sync the log: after its frame, or before, in a recovery."""
+    """The disk of a writer that is killed before it syncs the log: after its frame, or in a recovery."""
 
     wrote = False
 
@@ -134,7 +134,7 @@ class FollowMachine(RuleBasedStateMachine):
         self.open_all()
 
     def open_all(self) -> None:
-        """As after a boot; one follower of each kind is there at once."""
+        """Open the stores as after a boot, and begin one follower of each kind."""
         self.stores = [small_store(self.path) for _ in range(HANDLES)]
         for number, filter in enumerate(FILTERS):
             self.begin_run(number % HANDLES, filter, f"n-{number}" if number % 2 else None, 0)
@@ -188,18 +188,18 @@ class FollowMachine(RuleBasedStateMachine):
 
     @rule(junk=st.binary(min_size=1, max_size=80), whole=st.booleans())
     def tear_the_tail(self, junk: bytes, whole: bool) -> None:
-        """A writer dies within its write: what it left is no whole frame."""
+        """Leave what a writer leaves that is killed during its write: a part of a frame."""
         with small_store(self.path) as probe:
             active = engine_of(probe)._log.active.segment  # type: ignore[union-attr]
         with open(active.log_path, "r+b") as log:
             start = log.read(80)[64:]
-            log.seek(active.end)  # behind it there may be room
+            log.seek(active.end)  # preallocated zeros may follow
             log.write(start + junk if whole else junk)
         self.torn = True
 
     @rule(keep=st.floats(0, 1))
     def lose_power(self, keep: float) -> None:
-        """All processes end; of what was not synced, a part is lost."""
+        """End all processes, and lose a part of what was not synced."""
         for runner in self.runners:
             self.kill_run(runner)
         self.runners.clear()
@@ -209,7 +209,7 @@ class FollowMachine(RuleBasedStateMachine):
             active = log.active.segment
             durable, path = log.durable_offset(), active.log_path
             first = active.first_position
-            size = active.end  # behind it is only room
+            size = active.end  # only preallocated zeros follow
             end = durable + int(keep * (size - durable)) if durable else size
             ends = [active._frame_offset(number) for number in range(active.count)] + [active.end]
         if end < size:
@@ -247,7 +247,7 @@ class FollowMachine(RuleBasedStateMachine):
         runner = self.runners[which % len(self.runners)]
         if not runner.take(most):
             expected = runner.expected(self.rows[: self.acked])
-            assert runner.given[: len(expected)] == expected, "it says that there is no more"
+            assert runner.given[: len(expected)] == expected, "it ended before the last acknowledged event"
             assert runner.subscription.position >= self.acked
 
     @precondition(lambda self: self.runners)
@@ -278,7 +278,7 @@ class FollowMachine(RuleBasedStateMachine):
         self.kill_run(runner)
 
     def kill_run(self, runner: Runner) -> None:
-        """The process ends: its lock is free, and the checkpoint is what it saved last."""
+        """Free the run's lock, as the end of its process does; the last saved checkpoint stays."""
         if runner.name is None:
             return
         files = runner.subscription._checkpoint
@@ -298,7 +298,7 @@ class FollowMachine(RuleBasedStateMachine):
         assert not runner.given or runner.given[-1].position <= self.acked, "given before it was acknowledged"
         done = runner.given[:-1] if runner.pending else runner.given
         passed = [row for row in expected if row.position <= runner.subscription.position]
-        assert passed == done, "the position is not that of what was acknowledged"
+        assert passed == done, "the position is not that of the last acknowledged event"
 
     @invariant()
     def every_follower_was_given_a_prefix(self) -> None:

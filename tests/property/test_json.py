@@ -1,4 +1,4 @@
-"""The two checks of JSON agree: that of one event (json) and that of a bulk (msgspec), on any bytes."""
+"""The two checks of JSON agree on any bytes: that of single events (json) and that of many (msgspec)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events that are dealt with several at once: what is at hand, and where a run goes on if that fails."""
+"""Handling several events at once: which are at hand, and where a run continues if that fails."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_loop_over_what_is_at_hand_acknowledges_what_it_went_on_from(store: Ev
         assert list(subscription.events_at_hand()) == []
 
 
-def test_what_was_not_dealt_with_after_all_comes_again(store: EventStore) -> None:
+def test_an_event_that_was_taken_and_not_handled_comes_again(store: EventStore) -> None:
     fill(store, 9)
     subscription = store.subscribe("a")
     subscription.next_event(0)

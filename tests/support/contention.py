@@ -1,6 +1,6 @@
 """Several writers of one store, in threads, that are made to wait for its lock at the same time.
 
-Each has a store object, and so an open file, of its own: to each other they are what processes are.
+Each has a store object of its own, and so its own open files: the writers meet as processes do.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Outcome = Any
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
-    """Return as soon as something is so; it will be within milliseconds, or never."""
+    """Return as soon as a condition is true; a test that is right makes it true within milliseconds."""
     deadline = time.monotonic() + 120
     while not is_so():
-        assert time.monotonic() < deadline, "it never came to that"
+        assert time.monotonic() < deadline, "the condition never became true"
         time.sleep(0.0005)
 
 
@@ -63,7 +63,7 @@ def claim_slot(store: EventStore) -> None:
 
 
 def current_round(store: EventStore) -> ByteLock:
-    """The lock of the round that a writer would wait for now, as a store that has a slot sees it."""
+    """Return the lock of the round that a writer would wait for now, for a store that has a slot."""
     slot = writer_of(store)._slots[0]
     return ByteLock(slot._file.fd, ROUNDS_AT + slot._current_round())
 
@@ -142,7 +142,7 @@ class Crowd:
 
 
 def shared_frames(path: str) -> int:
-    """How many frames hold events of several streams, beside those that are in one named "shared"."""
+    """Return how many frames hold events of several streams, not counting the stream "shared"."""
     shared = 0
     for log in sorted(Path(path, "segments").glob("*.log")):
         raw, at = log.read_bytes(), FILE_HEADER_BYTES

@@ -1,4 +1,4 @@
-"""What tests of following share: notifications and time by a script, dying writers, taking what there is."""
+"""What tests of following share: scripted notifications and time, killed writers, taking what there is."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LONG_SECONDS = 60.0
 
 
 class Script:
-    """Replaces the file system's notifications and time: each wait does the next thing on a list.
+    """Replaces the file system's notifications and time: each wait takes the next step of a list.
 
-    A wait with nothing to do lets the time pass that it was given.
+    A wait without a step lets the whole time pass that it was given.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,12 +78,12 @@ class Script:
 
 
 def drain(subscription: Subscription) -> list[int]:
-    """The numbers of all events that are there now."""
+    """Return the numbers of all events that are there now."""
     return [int(event.data) for event in iter(partial(subscription.next_event, 0), None)]
 
 
 class Unacknowledging(Disk):
-    """A writer that dies, or is stopped, between its write and the sync."""
+    """The disk of a writer that is killed, or stopped, between its write and the sync."""
 
     def sync(self, file: WriteFile) -> None:
         if file.path.endswith(".log"):
@@ -91,12 +91,12 @@ class Unacknowledging(Disk):
 
 
 def write_unacknowledged(store: EventStore, number: int) -> None:
-    """Append as a writer that never comes to acknowledge it."""
+    """Append as a writer that is killed before it acknowledges."""
     with small_store(store.path, disk=Unacknowledging()) as dying, pytest.raises(KeyboardInterrupt):
         dying.append("dying", [new(number)])
 
 
 def fill_from(store: EventStore, count: int) -> None:
-    """As `fill`, but from where the store is."""
+    """Append as `fill` does, but after the store's last event."""
     for number in range(store.head, count):
         store.append(f"s-{number % 3}", [new(number, f"T{number % 2}")])

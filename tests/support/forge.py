@@ -1,4 +1,4 @@
-"""A sealed segment written again with other content, and every checksum right: as a defect would do it."""
+"""A sealed segment written again with other content and right checksums, as only a defect in evlog would."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ POSITION, VERSION, STREAM, TYPE, ID, TIME, CODE, DATA, METADATA = range(9)
 
 
 def read_frames(store: EventStore, place: int) -> Frames:
-    """The records of a sealed segment, by frame."""
+    """Return the records of a sealed segment, by frame."""
     part = engine_of(store)._refreshed().parts()[place]
     assert isinstance(part, SealedPart)
     return [[list(record) for record in frame] for frame in part.segment.scan(0, part.count)]
@@ -97,7 +97,7 @@ def forge(
 
 
 def replace_info(store: EventStore, place: int, info: SegmentInfo) -> None:
-    """Have the manifest say something else of a segment."""
+    """Change what the manifest says of a segment."""
     manifest = read_manifest(store.path)
     segments = (*manifest.segments[:place], info, *manifest.segments[place + 1 :])
     mark = maybe_decode_mark(WRITTEN_MAGIC, Path(store.path, "durable").read_bytes()[:MARK_BYTES])
@@ -108,7 +108,7 @@ def replace_info(store: EventStore, place: int, info: SegmentInfo) -> None:
 
 
 def _entries(header: FrameHeader, offset: int, body: bytes, records: list[list[Any]]) -> bytes:
-    """The right entries; of what is no record those of as many sound ones."""
+    """Return the right entries; for values that are not records, those of as many sound ones."""
     try:
         return derive_entries(header, offset, body)
     except ValueError:

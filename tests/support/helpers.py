@@ -33,7 +33,7 @@ def small_store(
     lock_timeout: float | None = 20.0,
     disk: Disk = DISK,
 ) -> EventStore:
-    """A store, made when missing, whose segments fill quickly."""
+    """Open a store, created if it is missing, whose segments fill quickly."""
     return EventStore(
         DirectoryEngine(
             os.fspath(path),
@@ -48,7 +48,7 @@ def small_store(
 
 
 def engine_of(store: EventStore) -> DirectoryEngine:
-    """The engine of a store in a directory, for a test that looks inside."""
+    """Return the engine of a store in a directory, for a test that looks inside."""
     assert isinstance(store.engine, DirectoryEngine)
     return store.engine
 
@@ -66,7 +66,7 @@ def writer_of(store: EventStore) -> Writer:
 
 
 def new(number: int = 0, type: str = "T", **arguments: Any) -> NewEvent:
-    """An event whose data is a number."""
+    """Return an event whose data is a number."""
     return NewEvent(type, number, **arguments)
 
 
@@ -77,7 +77,7 @@ def fill(store: EventStore, count: int, streams: int = 3) -> None:
 
 
 def number_id(number: int) -> UUID:
-    """An id that is told from others by the number alone."""
+    """Return the id that belongs to a number."""
     return UUID(int=number + 1)
 
 
@@ -86,12 +86,12 @@ def facts(events: Iterable[Event]) -> list[Fact]:
 
 
 def numbers(events: Iterable[Event]) -> list[int]:
-    """The numbers that `new` was given."""
+    """Return the numbers that `new` was given."""
     return [int(event.data) for event in events]
 
 
 def segment_files(store: EventStore, suffix: str) -> list[Path]:
-    """The files with a suffix in position order; the last log and the last .offsets are the active ones."""
+    """Return the files with a suffix in position order; the last log and .offsets are the active ones."""
     return sorted(Path(store.path, "segments").glob(f"*.{suffix}"))
 
 
@@ -103,7 +103,7 @@ def flip_bit(path: Path, place: int | bytes, after: int = 0) -> None:
 
 
 def open_files(*begins: str | Path) -> list[str]:
-    """The files that this process has open, one for each descriptor, if their names begin with one of these.
+    """Return the files that this process has open, one for each descriptor, by how their names begin.
 
     Threads of earlier tests may open and close others at any time.
     """
@@ -115,12 +115,12 @@ def open_files(*begins: str | Path) -> list[str]:
 
 
 def frames_of(log: Path) -> bytes:
-    """A log without the room behind its last frame; no frame ends with a zero."""
+    """Return a log without the preallocated zeros after its last frame; no frame ends with a zero."""
     return log.read_bytes().rstrip(b"\0")
 
 
 def content(store: EventStore) -> tuple[list[bytes], list[Fact]]:
-    """All that a refused append must leave as it was."""
+    """Return all that a refused append must leave as it was."""
     return [path.read_bytes() for path in segment_files(store, "log")], facts(store.read_all())
 
 

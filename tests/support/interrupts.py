@@ -10,9 +10,9 @@ from typing import Any, Self
 class Interrupted:
     """A block that gets a KeyboardInterrupt at its n-th step; a context manager.
 
-    A step is where Python handles signals: the begin of a function, or the return from a function in C. The
-    begin of a `with` is none: only Python 3.14 handles signals there, and loses what was taken, as the
-    guide says in its limits.
+    A step is where Python handles signals: the start of a function, or the return from a function in C. The
+    start of a `with` does not count: only Python 3.14 handles signals there, and then leaks what was
+    acquired, as the guide says in its limits.
 
     Args:
         step: its number, from 1.

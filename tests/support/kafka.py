@@ -130,7 +130,7 @@ class KafkaServer:
 
     @property
     def voter(self) -> str:
-        """What the other servers of its cluster are told of it."""
+        """How the other servers of its cluster reach it."""
         return f"{self.node}@127.0.0.1:{self.controller_port}"
 
     @property
@@ -141,7 +141,7 @@ class KafkaServer:
         return [*_DIES_WITH_US, *_JAVA, "-cp", self._jars, program]
 
     def start(self) -> None:
-        """Start it and wait until it answers, which it does when it has its data."""
+        """Start it and wait until it answers, which it does once it has read its data."""
         self.begin()
         self.await_ready()
 
@@ -213,7 +213,7 @@ def serving(jars: str, place: Path | None = None, **settings: str) -> Iterator[K
 
 @contextmanager
 def serving_cluster(jars: str, servers: int) -> Iterator[list[KafkaServer]]:
-    """Run the brokers of a new cluster inside the block; what they keep, they keep on all of them."""
+    """Run the brokers of a new cluster inside the block; all of them hold every record."""
     every, majority = str(servers), str(servers // 2 + 1)
     settings = {
         "offsets.topic.replication.factor": every,

@@ -21,7 +21,7 @@ class LateIndex:
     """Hides items from queries of an index by their attribute `position`.
 
     Attributes:
-        looks_in_vain: how many queries were answered without something that is there.
+        looks_in_vain: how many queries were answered without an item that is there.
     """
 
     def __init__(self, server_port: int) -> None:
@@ -62,7 +62,7 @@ class LateIndex:
         self._is_random = True
 
     def answer(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
-        """Return what the server answers, without what is hidden."""
+        """Return the server's answer without the hidden items."""
         others = ("accept-encoding", "content-length")
         headers = {name: value for name, value in headers.items() if name.lower() not in others}
         connection = http.client.HTTPConnection("127.0.0.1", self._server_port)

@@ -1,6 +1,6 @@
-"""An engine in memory, written against `evlog.engine` alone: what a third party writes, as small as it gets.
+"""An engine in memory, written against `evlog.engine` alone: as small as a third party's engine can be.
 
-It proves the seam: it passes the conformance suite with everything but retention, compaction and verify.
+It passes the conformance suite, and refuses retention, compaction and verify.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ MARK = b"\x1e\n"
 
 
 class Block(NamedTuple):
-    """One piece of code, where it is, and what it should print (None: not said)."""
+    """One piece of code, where it is, and what it should print (None: its page does not show it)."""
 
     language: str
     heading: str
@@ -106,7 +106,7 @@ def assert_printed(block: Block, printed: str) -> None:
 
 
 def shell_environment(folder: Path) -> dict[str, str]:
-    """An environment in which `evlog` and `python3` are this checkout's, and git knows no settings."""
+    """Return an environment in which `evlog` and `python3` are this checkout's, and git has no settings."""
     programs = folder / "bin"
     programs.mkdir(parents=True)
     python = shlex.quote(sys.executable)
@@ -121,7 +121,7 @@ def shell_environment(folder: Path) -> dict[str, str]:
         "HOME": str(folder),
         "TMPDIR": str(folder),
         "GIT_CONFIG_NOSYSTEM": "1",
-        # A checkout may belong to another user than the one who tests it.
+        # A checkout may belong to another user than the tests run as.
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": "safe.directory",
         "GIT_CONFIG_VALUE_0": "*",
@@ -129,7 +129,7 @@ def shell_environment(folder: Path) -> dict[str, str]:
 
 
 def run_session(scripts: Iterable[str], folder: Path, environment: dict[str, str]) -> list[str]:
-    """Run pieces of shell script one after the other in one shell; what each printed, stderr included."""
+    """Run scripts one after the other in one shell; return what each printed, stderr included."""
     with Shell(list(scripts), folder, environment) as shell:
         return [shell.run_next() for _ in shell.scripts]
 
@@ -206,7 +206,7 @@ class Shell:
 
 
 def make_repository(folder: Path, environment: dict[str, str]) -> None:
-    """A small git history with the commits that the README shows: five, two authors, one merge."""
+    """Make a small git history with the commits that the README shows: five, two authors, one merge."""
     ada, grace = 'Ada "Countess" Lovelace', "Grace Hopper"
     git(folder, environment, "init", "--quiet", "--initial-branch=main")
     commit(folder, environment, ada, 9, "Sketch of the engine")
@@ -222,8 +222,10 @@ def commit(
     folder: Path, environment: dict[str, str], author: str, hour: int, message: str, *command: str
 ) -> None:
     """Commit nothing but a message (or run another command that commits) at an hour of a fixed day."""
-    who = {"NAME": author, "EMAIL": "someone@example.org", "DATE": f"2026-01-05T{hour:02d}:00:00+00:00"}
-    identity = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
+    fields = {"NAME": author, "EMAIL": "someone@example.org", "DATE": f"2026-01-05T{hour:02d}:00:00+00:00"}
+    identity = {
+        f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in fields.items()
+    }
     command = command or ("commit", "--quiet", "--allow-empty")
     git(folder, environment | identity, *command, "-m", message)
 

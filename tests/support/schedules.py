@@ -1,7 +1,7 @@
-"""Thread schedules: stop a thread at a line of the package, let others run, and go on.
+"""Thread schedules: stop a thread at a line of the package, let others run, and continue.
 
-A test repeats its scene with line 1, 2 … until the thread ends before it stops. So a race between two lines
-is a test, not a matter of luck.
+A test repeats its scene with line 1, 2 … until the thread ends before it stops. So each race between two
+lines is tested every time.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Stopped(threading.Thread):
         return self._left == 0
 
     def finish(self) -> Any:
-        """Let it go on to its end; return what the job returned, or its error."""
+        """Let it continue to its end; return what the job returned, or its error."""
         self._continue.set()
         self.join(60)
         assert not self.is_alive(), "the thread hangs"

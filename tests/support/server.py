@@ -1,8 +1,8 @@
 """Servers of peers: started on loopback with a free port, ended by process id, their memory looked at.
 
 Each serves one directory and leaves its address there, so that any process can connect. Nothing outlives the
-`with` block that it was started in. A server that refuses to run as root is run as another user, to whom
-its directory is given.
+`with` block that it was started in. A server that refuses to run as root is run as another user, which then
+owns its directory.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Server:
         return self._process.poll() is None
 
     def memory_bytes(self) -> int:
-        """What it and its children hold at this moment, shared pages counted once."""
+        """Return the memory of it and its children at this moment, shared pages counted once."""
         return sum(map(_proportional_bytes, _tree(self._process.pid)))
 
     def stop(self, stop_signal: int) -> None:
-        """End it, gently first."""
+        """End it by SIGTERM, or by SIGKILL if that takes too long."""
         if self.is_running():
             self._process.send_signal(stop_signal)
         try:
@@ -60,7 +60,7 @@ def running(
 
     Args:
         is_ready: asked until it neither raises nor answers false.
-        user: who is to run it; only root can make it another than itself.
+        user: the user that runs it; only root can name another one.
     """
     log = directory / "server.log"
     with log.open("ab") as output:
@@ -82,7 +82,7 @@ def running(
 
 
 def can_switch() -> bool:
-    """Whether a process can be made another user's."""
+    """Return whether a process can be run as another user."""
     return os.geteuid() == 0
 
 
@@ -91,7 +91,7 @@ def group_of(user: str | None) -> int | None:
 
 
 def give_to(user: str | None, directory: Path) -> None:
-    """Let another user have a directory that we made."""
+    """Make another user the owner of a directory."""
     if user is not None and can_switch():
         entry = pwd.getpwnam(user)
         os.chown(directory, entry.pw_uid, entry.pw_gid)
@@ -126,7 +126,7 @@ def read_address(directory: Path) -> int:
 
 
 def accepts(port: int) -> bool:
-    """Whether somebody listens there."""
+    """Return whether a server listens there."""
     with socket.socket() as client:
         client.settimeout(1.0)
         return client.connect_ex(("127.0.0.1", port)) == 0

@@ -1,4 +1,4 @@
-"""Stop a thread before its n-th system call on a store, run another one, and go on.
+"""Stop a thread before its n-th system call on a store, run another one, and continue.
 
 `installed` puts a stand-in for `os` and `fcntl` into each module of the package that uses them. It asks the
 `Actor` of the calling thread, if it has one, before each call that another process can notice, or whose
@@ -91,7 +91,7 @@ class Actor(threading.Thread):
         self.join(_WAITS_SECONDS)
 
     def finish(self) -> Any:
-        """Let it go on to its end; return what the job returned, or its error."""
+        """Let it continue to its end; return what the job returned, or its error."""
         self._continue.set()
         self.join(_LIMIT_SECONDS)
         assert not self.is_alive(), "a thread hangs"

@@ -1,4 +1,4 @@
-"""A terminal with a session of its own, as a window gives it to a shell: Ctrl-C, Ctrl-Z, job control."""
+"""A terminal with a session of its own, as a shell in a window has it: Ctrl-C, Ctrl-Z, job control."""
 
 from __future__ import annotations
 

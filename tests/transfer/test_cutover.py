@@ -1,4 +1,4 @@
-"""A store is moved while processes append to it: what was acknowledged is there, and all writers are told."""
+"""A store is moved while processes append to it: all that was acknowledged is there, all writers are told."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A source lives at random, with policies, deletions and compactions; its mirror follows from time to time.
+"""A source changes at random, with policies, deletions and compactions; its mirror copies from time to time.
 
-Whenever it has, it is what the source is.
+After each copy the mirror equals the source.
 """
 
 from __future__ import annotations

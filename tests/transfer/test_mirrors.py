@@ -249,7 +249,7 @@ def test_a_run_that_was_killed_before_it_erased_is_made_up_for(
 
 
 class FullDisk(Disk):
-    """A disk that has no room at one of its writes."""
+    """A disk that is full at one of its writes."""
 
     def __init__(self, number: int) -> None:
         self.left = number

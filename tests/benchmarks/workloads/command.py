@@ -126,9 +126,9 @@ def _others(run: Run, directory: Path) -> Iterator[tuple[Commands, Commands]]:
             reads["redis"] = [*login, "XREVRANGE", "log", "+", "-", "COUNT", "10"]
         if git := find_program("git"):
             at: list[str | Path] = [git, "-C", directory / "repository"]
-            who = ["-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "core.fsync=all"]
+            options = ["-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "core.fsync=all"]
             subprocess.run([git, "init", "-q", directory / "repository"], check=True, capture_output=True)
-            appends["git"] = [*at, *who, "commit", "-q", "--allow-empty", "-m", _DATA]
+            appends["git"] = [*at, *options, "commit", "-q", "--allow-empty", "-m", _DATA]
             reads["git"] = [*at, "log", "-10"]
         file = directory / "shell.jsonl"
         appends["json-lines"] = ["sh", "-c", f"echo '{_DATA}' >> {file}"]

@@ -72,7 +72,7 @@ def run(run: Run) -> Report:
 
 def _many(name: str, directory: Path, first: int, processes: int, seconds: float) -> tuple[float, float]:
     """Appends per second of all processes together, and the longest that any of them waited, in ms."""
-    PEERS[name](directory).close()  # make the files, so that nobody measures that
+    PEERS[name](directory).close()  # make the files, which is not measured
     arguments = [(name, directory, first + number, seconds) for number in range(processes)]
     outcomes = run_together(_work, arguments)
     return sum(count for count, _ in outcomes) / seconds, max(wait for _, wait in outcomes) * 1e3

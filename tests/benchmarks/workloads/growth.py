@@ -73,7 +73,7 @@ def _slope(costs: list[float], sizes: list[int]) -> float:
 
 
 def _flat(label: str, names: list[str]) -> Target | None:
-    """That the largest costs no more than twice the smallest; not of what has to go to every segment."""
+    """Return a target: the largest costs at most twice the smallest; none for what visits every segment."""
     if len(names) < 2 or "spread over the log" in label:
         return None
     return Target(_FLAT, at_least=False, over=names[-1])
@@ -96,7 +96,7 @@ class _Probe:
         self._dataset = aged.dataset
         self._rng = random.Random(7)
         self.longest_ms = 0.0
-        self._next = self._dataset.batch_count  # batches beyond the store's end: ids that nobody has seen
+        self._next = self._dataset.batch_count  # batches beyond the store's end: with new ids
         self._operations: dict[str, Callable[[], float]] = {
             "batch of 1,000, ids made by the store": self._batch_without_ids,
             "batch of 1,000, explicit ids": self._batch_with_ids,

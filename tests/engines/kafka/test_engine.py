@@ -79,7 +79,7 @@ def make_topic(url: str, partitions: int = 1, **settings: str) -> None:
 
 @contextmanager
 def on_another_machine(url: str, folder: Path) -> Iterator[evlog.EventStore]:
-    """Open a store as on another machine: with a local index of its own, and nobody else's turns."""
+    """Open a store as on another machine: with a local index of its own, and turns with no other writer."""
     with kafka.indexes_in(folder):
         store = evlog.open(url)
     with store:
@@ -621,7 +621,7 @@ def test_of_two_writers_with_one_id_only_one_is_told_that_it_is_new(
 def test_an_append_that_is_committed_but_cannot_be_read_is_made(
     kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk of the local index is full: it is no reason to append the event again."""
+    """The disk of the local index is full: the event is committed, and must not be appended again."""
     url = kafka_url()
     with evlog.open(url, create=True) as store:
         store.append("a", [NewEvent("T", 1)])

@@ -1,4 +1,4 @@
-"""After a compaction: what is missing went, what went is missing, and nothing else has a gap."""
+"""After a compaction: missing events are those of .removed, and no other position is missing."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def filled(store: EventStore) -> EventStore:
     """Three segments: positions 1 to 8, 9 to 16, 17 to 20; streams s-0, s-1, s-2 in turn."""
     fill(store, 20)
     store.close()
-    os.utime(f"{store.path}/manifest.json", (0, 0))  # nobody is building indexes now
+    os.utime(f"{store.path}/manifest.json", (0, 0))  # so that verify does not wait for indexes
     return store
 
 
@@ -95,7 +95,7 @@ def test_a_torn_tail_is_cut(filled: EventStore) -> None:
     done = repair_store(filled.path)
     assert [finding.kind for finding in done.repaired] == ["tail"]
     assert done.report.ok
-    assert log.read_bytes().rstrip(b"\0") == whole.rstrip(b"\0")  # room behind the frames may go, too
+    assert log.read_bytes().rstrip(b"\0") == whole.rstrip(b"\0")  # preallocated zeros may be cut, too
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\0" * 64, b"x" * 64, b"x" * 99])

@@ -1,4 +1,4 @@
-"""What verify says of stores whose bytes are sound and whose content is not, and while others write."""
+"""What verify reports of stores with right checksums and wrong content, and while others write."""
 
 from __future__ import annotations
 
@@ -432,4 +432,4 @@ def test_a_compacted_store_is_salvaged_with_its_gaps_and_ids(
         after = [event.position for event in salvaged.read_all()]
         assert len(after) == len(before) - 1
         assert set(after) < set(before)
-        assert salvaged.append("s-0", [new(0, "T0", id=number_id(0))]).duplicate  # gone, and known still
+        assert salvaged.append("s-0", [new(0, "T0", id=number_id(0))]).duplicate  # removed, and still known

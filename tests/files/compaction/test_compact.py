@@ -1,4 +1,4 @@
-"""Compaction as a user sees it: what goes, what stays, who is refused, and what others notice."""
+"""Compaction as a user sees it: what is removed and what stays, what is refused, what others notice."""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ def test_threads_that_first_use_a_lock_at_once_share_it(path: str) -> None:
 
 
 class Noticing:
-    """A threading.Lock that tells when somebody begins to wait for it."""
+    """A threading.Lock that tells when a thread begins to wait for it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -473,14 +473,14 @@ def test_a_shared_look_needs_no_file_and_waits_for_writers(memory_path: Path) ->
 
 
 def is_waited_for(path: str) -> bool:
-    """Whether somebody waits for the lock on the file, by the kernel's list."""
+    """Return whether a process waits for the lock on the file, by the kernel's list."""
     inode = f":{os.stat(path).st_ino} "
     return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="the system does not tell which processes wait")
 def test_a_lock_that_is_closed_while_a_thread_waits_is_that_threads(path: str) -> None:
-    """Were the file closed at once, the kernel would free the lock as soon as it is given."""
+    """If the file were closed at once, the kernel would free the lock as soon as it is granted."""
     other, closed = FileLock(path, None), FileLock(path, None)
     other.acquire()
     thread = threading.Thread(target=closed.acquire)

@@ -1,4 +1,4 @@
-"""Helper processes: they come to what this process would, and neither their end nor ours leaves anything."""
+"""Helper processes: their results are this process's own, and neither their end nor ours leaves anything."""
 
 from __future__ import annotations
 

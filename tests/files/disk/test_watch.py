@@ -45,7 +45,7 @@ def no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What a wait without notification slept, which is no time at all."""
+    """The sleeps of waits without a notification, which take no time here."""
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     return slept
@@ -131,7 +131,7 @@ def test_where_changes_may_come_untold_it_polls(kind: str | None) -> None:
 
 
 class Refusing:
-    """A kernel that has no more of something."""
+    """Notifications of a kernel that has run out of something."""
 
     def __init__(self, error: int) -> None:
         self.closed = False

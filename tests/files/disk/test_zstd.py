@@ -1,4 +1,4 @@
-"""Without zstandard: one clear line where it is needed, and everything else as ever."""
+"""Without zstandard: one clear line where it is needed, and everything else works."""
 
 from __future__ import annotations
 

@@ -501,7 +501,7 @@ def test_deep_nesting_is_a_fault() -> None:
         decode_record(body)
 
 
-# --- room for frames to come
+# --- preallocation
 
 
 @pytest.mark.parametrize(

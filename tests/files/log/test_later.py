@@ -92,7 +92,7 @@ def test_a_segment_with_events_is_not_overwritten_by_a_roll(memory_path: Path, r
 
 @pytest.mark.parametrize("marks", ["none", "older", "newest"])
 def test_nothing_is_appended_to_a_segment_that_another_one_follows(memory_path: Path, marks: str) -> None:
-    """The segment of the older manifest has room left, so its writer would not begin the next one."""
+    """The segment of the older manifest is not full, so its writer would not begin the next one."""
     path, older = memory_path / "store", memory_path / "older"
     with small_store(path, segment_events=20) as store:
         fill(store, 8)

@@ -226,7 +226,7 @@ def test_a_log_that_is_read_anew_has_its_policies_still(store: EventStore) -> No
 
 
 def test_a_policy_in_a_tail_that_is_cut_is_forgotten(store: EventStore) -> None:
-    """What was never acknowledged may be seen, and may go again: with it goes what it hid."""
+    """An unacknowledged policy may be seen and then removed by recovery: what it hid is visible again."""
     fill(store, 6)
     log = segment_files(store, "log")[-1]
     end = Log(store.path).active.segment.end
@@ -240,7 +240,7 @@ def test_a_policy_in_a_tail_that_is_cut_is_forgotten(store: EventStore) -> None:
         Path(store.path, "durable").write_bytes(marks)
         replace_manifest(
             store.path, Log(store.path).manifest, DISK
-        )  # as who cuts does it, after a failed sync
+        )  # as a writer cuts it, after a failed sync
         fresh = evlog.open(store.path)
         fresh.append("s-1", [new(7)])
         assert len(list(reader.read("s-1"))) == len(list(fresh.read("s-1"))) == 3

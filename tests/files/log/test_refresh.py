@@ -55,7 +55,7 @@ class SteppingDisk(Disk):
 
 @pytest.fixture(autouse=True)
 def _only_by_marks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No look at the store's place comes to the help of a reader."""
+    """Have readers never check whether the store is in its place."""
     monkeypatch.setattr(log_module, "_IN_PLACE_SECONDS", 1e6)
 
 
@@ -224,7 +224,7 @@ def test_a_store_that_is_removed_or_replaced_is_noticed_in_time(memory_path: Pat
 
 @pytest.mark.parametrize("harm", ["remove", "empty", "old", "zeros", "another"])
 def test_marks_that_are_not_those_of_the_store_hide_nothing(store: EventStore, harm: str) -> None:
-    """As after a restore from a backup, or a hand that slipped."""
+    """As after a restore from a backup, or by mistake."""
     path = Path(store.path, "durable")
     old = path.read_bytes()
     store.append("s-1", [new()])

@@ -1,4 +1,4 @@
-"""Writers that wait for the lock at the same time: one appends for all, and nothing else can be told."""
+"""Writers that wait for the lock at the same time: one appends for all, and no user sees a difference."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class CountingDisk(Disk):
 
 
 class Death(BaseException):
-    """The leader is killed here, as far as the others can tell."""
+    """To the other writers, the leader is killed here."""
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_they_go_on_so_whoever_leads(four: Crowd, tmp_path: Path) -> None:
 def test_a_writer_that_was_served_asks_before_it_tries_the_lock(
     four: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And appends for itself where nobody leads."""
+    """It appends for itself where no writer leads."""
     places(four.together(*(append(f"s-{n}", n) for n in range(4))))
     writer = writer_of(four.stores[1])
     tried: list[str] = []

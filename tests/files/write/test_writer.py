@@ -123,7 +123,7 @@ def test_time_never_decreases_across_segments_and_writers(
 
 
 class FullAfterRoll(Disk):
-    """Has no room for the first frame of the second segment."""
+    """A disk that is too full for the first frame of the second segment."""
 
     full = True
 
@@ -282,7 +282,7 @@ def test_sealed_segment_has_its_indexes_after_the_append_that_sealed_it(store: E
     assert suffixes == ["ids", "log", "offsets", "streams", "types"]
 
 
-# --- room for frames to come
+# --- preallocation
 
 
 def test_small_appends_are_written_into_room_that_one_of_them_made(store: EventStore) -> None:
@@ -322,7 +322,7 @@ def test_log_is_never_lengthened_beyond_a_segment_and_a_sealed_one_has_no_room(m
 
 
 class NoRoom(Disk):
-    """Has no room but for a frame."""
+    """A disk that has space for one frame only."""
 
     def write_at(self, file: WriteFile, data: bytes, offset: int) -> None:
         if len(data) > 2000:

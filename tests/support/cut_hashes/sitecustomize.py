@@ -1,6 +1,6 @@
 """Cut evlog's hashes to EVLOG_TEST_HASH_BITS bits, in every process that tests start.
 
-Collisions are legal, and somebody who chooses names can cause them. With two bits every look-up meets them.
+Collisions are legal, and a user who chooses the names can cause them. With two bits every look-up meets some.
 This file is on PYTHONPATH only while `tests/conftest.py` puts it there. It changes the functions while their
 module is being imported, before any other module has taken a reference to them.
 """
