@@ -30,6 +30,8 @@ FORMAT: Final = 1
 OLDEST: Final = (2, 15)
 """The first version whose checks of an atomic batch are right (nats-server issue 8376)."""
 
+_TICK_NS: Final = 10_000_000
+_FIRST_TICK: Final = 1_767_225_600_00  # 2026-01-01; an id has room for sequences of 348 years
 _ID: Final = "evlog.id"
 _FORMAT: Final = "evlog.format"
 _IN_USE: Final = (10058, 10052)
@@ -48,6 +50,7 @@ class Core:
             self.subjects = Subjects(address.name)
             self.created = self._has_begun = False
             self.config = self._open(create=create)
+            self.jetstream.first_sequence = _first_sequence(self.config)
             if (most := int(self.config.get("max_msg_size", -1))) > 0:
                 self.max_payload = min(self.max_payload, most)
             self.store_id = self.subjects.store_id = _store_id(address, self.config)
@@ -73,7 +76,7 @@ class Core:
         try:
             answer = self.jetstream.call("STREAM.INFO", {})
             config: dict[str, Any] = answer["config"]
-            self._has_begun = bool(answer["state"]["last_seq"])
+            self._has_begun = answer["state"]["last_seq"] >= _first_sequence(config)
         except StoreNotFound:
             _check_account(self.connections)
             if not create:
@@ -116,7 +119,8 @@ class Core:
         pause = Pause(time.monotonic() + self.address.timeout_seconds)
         while self.jetstream.last(">") is None:
             try:
-                self.appender.publish_all([encode_control(self.subjects, Control(), 0, 0)], 0)
+                control = encode_control(self.subjects, Control(), 0, 0)
+                self.appender.publish_all([control], self.jetstream.first_sequence - 1)
             except WrongSequence:
                 pass  # another process has stored it
             except (Lost, NoResponder) as error:  # the next read shows whether it is there
@@ -146,7 +150,13 @@ class Core:
 
 
 def _create_stream(jetstream: JetStream, config: dict[str, Any]) -> dict[str, Any] | None:
-    """Make a stream; None if there is one."""
+    """Make a stream; None if there is one.
+
+    Its sequences begin where no earlier stream of that name has come, as long as that took fewer messages than
+    hundredths of a second went by. All that is stored or erased names a sequence, and the server checks
+    nothing else: a process that still has the earlier stream open must not find its sequences in this one.
+    """
+    config["first_seq"] = max(1, time.time_ns() // _TICK_NS - _FIRST_TICK)
     subject, data = f"$JS.API.STREAM.CREATE.{jetstream.stream}", json.dumps(config).encode()
     address = jetstream.connections.address
     end = time.monotonic() + address.timeout_seconds
@@ -168,6 +178,11 @@ def _create_stream(jetstream: JetStream, config: dict[str, Any]) -> dict[str, An
     if code in (10005, 10074) or "replicas" in text:
         raise ServerUnsuitable(address.text, text, "run more servers, or use ?replicas=1")
     raise jetstream.failure(answer["error"])
+
+
+def _first_sequence(config: dict[str, Any]) -> int:
+    """Return the sequence of the first message of a stream; earlier versions of evlog did not choose it."""
+    return int(config.get("first_seq") or 1)
 
 
 def _check_server(connections: Connections) -> int:

@@ -72,11 +72,16 @@ class Outgoing(NamedTuple):
 
 
 class JetStream:
-    """One stream of JetStream."""
+    """One stream of JetStream.
+
+    Attributes:
+        first_sequence: at which its sequences begin.
+    """
 
     def __init__(self, connections: Connections, stream: str) -> None:
         self.connections = connections
         self.stream = stream
+        self.first_sequence = 1
 
     # --- the stream
 

@@ -242,8 +242,9 @@ class Reader:
         window = _FIRST_WINDOW if limit is None else min(_FIRST_WINDOW, _WINDOW_PER_EVENT * limit)
         if to is not None and last is not None and last.number(by) > to + min(NEAR, window):
             end = self.seeker.seek_end(subject, by, to, last)
-        while end > 0:
-            begin = max(1, end - window + 1)
+        first = self._jetstream.first_sequence
+        while end >= first:
+            begin = max(first, end - window + 1)
             framed = [decode_event(stored) for stored in self._jetstream.scan(subject, begin, end)]
             if framed:
                 low = max(after, framed[0][1][at] - 1)

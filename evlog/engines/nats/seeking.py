@@ -45,7 +45,7 @@ class Seeker:
         """
         if target <= 0:
             return 1
-        low, low_number = 0, 0
+        low, low_number = self._jetstream.first_sequence - 1, 0
         if by == POSITION:
             with self._mutex:
                 exact = self._anchors.get(target)

@@ -20,6 +20,7 @@ from evlog.engines.nats import connections, session
 from evlog.engines.nats.address import Address
 from evlog.engines.nats.connections import Connections
 from evlog.engines.nats.engine import NatsEngine
+from evlog.engines.nats.jetstream import JetStream
 from evlog.engines.nats.layout import Subjects, encode_id, tail_place
 from evlog.engines.nats.session import Lost
 from evlog.errors import NotAStore, ServerUnsuitable, StoreAccessDenied, StoreNotFound, StoreUnreachable
@@ -395,6 +396,45 @@ def test_a_store_that_is_made_again_while_it_is_open_is_another_one(
                 use()
         with evlog.open(url) as other:
             assert [event.stream for event in other.read_all()] == ["b"]
+
+
+def test_a_writer_that_remembers_appends_nothing_to_a_stream_that_was_made_again(
+    nats_server: nats.Cluster, nats_url: NewUrl
+) -> None:
+    """The other store has as many messages as the one that the writer knows."""
+    url = nats_url()
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T", "old")])
+        port = nats_server.ports[0]
+        assert nats_server.ask(port, f"$JS.API.STREAM.DELETE.evlog-{url.rpartition('/')[2]}", b"")
+        with evlog.open(url, create=True) as other:
+            other.append("b", [NewEvent("T", "again")])
+        with pytest.raises(evlog.StoreReplaced):
+            store.append("a", [NewEvent("T", "lost")])
+    with evlog.open(url) as store:
+        assert [event.json() for event in store.read_all()] == ["again"]
+
+
+def test_a_redaction_erases_nothing_in_a_stream_that_was_made_again(
+    nats_server: nats.Cluster, nats_url: NewUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = nats_url()
+    erase = JetStream.erase
+
+    def replace_stream(jetstream: JetStream, sequence: int) -> None:
+        port = nats_server.ports[0]
+        assert nats_server.ask(port, f"$JS.API.STREAM.DELETE.evlog-{url.rpartition('/')[2]}", b"")
+        with evlog.open(url, create=True) as other:
+            other.append("b", [NewEvent("T", "again")])
+        erase(jetstream, sequence)
+
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T", "old")])
+        monkeypatch.setattr(JetStream, "erase", replace_stream)
+        store.redact(1, reason="r")
+    with evlog.open(url) as store:
+        assert [event.json() for event in store.read_all()] == ["again"]
+        assert store.verify().ok
 
 
 # --- appends
