@@ -1220,7 +1220,14 @@ class EventStore:
             ExtraNotInstalled: zstandard is needed and not installed.
         """
         check_functions(progress=progress)
-        return self.engine.compact(dry_run=dry_run, force=force, compress=compress, progress=progress)
+        done = self.engine.compact(dry_run=dry_run, force=force, compress=compress, progress=progress)
+        from evlog.model.retention import REDACTIONS_STREAM
+
+        if not dry_run and self.engine.versions([REDACTIONS_STREAM])[0]:
+            from evlog.state.snapshots import delete_outdated
+
+            delete_outdated(self.engine)  # a redaction that was killed may have left them
+        return done
 
     def verify(
         self, *, quick: bool = False, against: str | None = None, progress: Progress | None = None

@@ -11,7 +11,9 @@
 4. Its writers' lock is held until then, so no append to the copy is lost: the next run raises StoreDiverged.
 5. Checkpoints are read before the log, and put in place after the manifest: no subscription of the copy is
    ahead of its log, whenever the run is killed. One that runs in the copy meanwhile keeps its own checkpoint.
-6. At the end the copy is checked: all of it the first time, later what was new.
+6. A copy has no snapshots of its source. Those that were folded in it are deleted if they are from before a
+   redaction that the copy gets.
+7. At the end the copy is checked: all of it the first time, later what was new.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import DISK, Disk, ReadFile
 from evlog.files.disk.opening import check_directory
 from evlog.files.follow.checkpoint_file import SubscriptionFiles
+from evlog.files.follow.snapshot_file import remove_leftovers
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.hashes import hash_ids
@@ -112,6 +115,7 @@ class _Run:
         self._replace(paths.durable_path(self._out), _marks(end))
         self._put_subscriptions(staged)
         self._remove_others(manifest)
+        self._delete_snapshots()
         return manifest
 
     # --- the log
@@ -284,6 +288,19 @@ class _Run:
                 is_left = info is None or (meaning.suffix in logs and meaning.suffix != info.log_suffix)
             if is_left:
                 self._disk.remove(f"{directory}/{name}")
+
+    def _delete_snapshots(self) -> None:
+        """Delete the copy's snapshots that may hold what a redaction has erased; each run does so again."""
+        if os.path.isdir(paths.snapshots_path(self._out)):
+            from evlog.files.engine import DirectoryEngine
+            from evlog.state.snapshots import delete_outdated
+
+            copy = DirectoryEngine(self._out, disk=self._disk)
+            try:
+                delete_outdated(copy)
+            finally:
+                copy.close()
+            remove_leftovers(self._out, self._disk)
 
     def check(self, manifest: Manifest, *, everything: bool) -> Backup:
         """Check the copy, all of it or what was new."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -11,7 +12,9 @@ import evlog
 from evlog import CorruptionError, EventStore, NewEvent
 from evlog.files.compaction.commit import append_started
 from evlog.files.compaction.compact import _plan as make_plan
+from evlog.files.disk.files import Disk
 from evlog.files.disk.processes import Workers
+from evlog.files.follow import snapshot_file
 from evlog.files.format import paths
 from evlog.files.format.removed_events import event_column
 from evlog.model.history import HistoryPiece
@@ -59,6 +62,64 @@ def unpacked(path: str, name: str) -> bytes:
     content = part.segment.log_bytes(0, part.segment.end)
     store.close()
     return bytes(content)
+
+
+def fold_texts(store: EventStore) -> None:
+    """Keep a snapshot of all data."""
+    texts = evlog.Fold(lambda state, event: [*state, event.data.decode()], list, name="texts")
+    store.state(None, texts, snapshot="texts")
+
+
+def test_a_compaction_deletes_snapshots_that_an_interrupted_redaction_has_left(secrets: EventStore) -> None:
+    fold_texts(secrets)
+    (event,) = (event for event in secrets.read_all() if event.position == 2)
+    engine_of(secrets).redact([event], "r")  # what a killed `redact` has done
+    assert holds(secrets.path, 2) == [2]
+    secrets.compact()
+    assert holds(secrets.path, 2) == []
+    fold_texts(secrets)
+    secrets.compact()
+    assert [info.name for info in secrets.snapshots()] == ["texts"]
+
+
+def test_a_compaction_removes_what_a_killed_fold_has_left(
+    secrets: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Disk, "replace", interrupted)
+        fold_texts(secrets)
+    assert secrets.snapshots() == []
+    secrets.redact(2, reason="r")
+    secrets.compact()
+    assert holds(secrets.path, 2) == []
+    assert os.listdir(paths.snapshots_path(secrets.path)) == ["lock"]
+
+
+def interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def test_a_backup_deletes_snapshots_of_the_copy_that_may_hold_what_is_redacted(
+    secrets: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(memory_path / "out")
+    evlog.backup_store(secrets.path, out)
+    with evlog.open(out) as copy:
+        fold_texts(copy)
+    evlog.backup_store(secrets.path, out)
+    assert os.listdir(paths.snapshots_path(out)) != ["lock"]  # nothing is redacted
+    secrets.redact(2, reason="r")
+    secrets.compact()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(snapshot_file.SnapshotFile, "delete", interrupted)
+        evlog.backup_store(secrets.path, out)
+    evlog.backup_store(secrets.path, out)
+    assert holds(out, 2) == []
+    with evlog.open(out) as copy:
+        fold_texts(copy)
+    evlog.backup_store(secrets.path, out)
+    with evlog.open(out) as copy:
+        assert [info.name for info in copy.snapshots()] == ["texts"]
 
 
 def test_no_file_holds_what_was_redacted_once_it_is_compacted(secrets: EventStore) -> None:

@@ -17,6 +17,7 @@ from evlog.errors import CorruptionError, EvlogError, StoreFull
 from evlog.files.compaction.hidden import CutOff
 from evlog.files.disk.files import ReadFile
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
+from evlog.files.follow.snapshot_file import remove_leftovers
 from evlog.files.format import paths
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import KIND_STREAMS
@@ -56,8 +57,9 @@ def clear_leftovers(log: Log, lock: FileLock, disk: Disk) -> None:
     """Remove what an interrupted compaction, roll or index has left; no other process compacts meanwhile.
 
     Raises:
-        CorruptionError: the manifest is older than a log; nothing was removed.
+        CorruptionError: the manifest is older than a log; no file of the log was removed.
     """
+    remove_leftovers(log.store, disk)
     with lock:
         log.look()
         # A killed process may have replaced the manifest without syncing its name. Until that is durable, a

@@ -105,6 +105,35 @@ class SnapshotFile:
             return None
 
 
+def remove_leftovers(store: str, disk: Disk) -> None:
+    """Remove what saves that were killed have left: it may hold what was redacted since."""
+    directory = paths.snapshots_path(store)
+    if not _list_temporary(directory):
+        return
+    lock = FileLock(paths.snapshots_lock_path(store), _LOCK_SECONDS, disk)
+    try:
+        lock.acquire()
+    except LockTimeout:
+        return  # folds save all the time; the next call removes it
+    try:
+        for name in _list_temporary(directory):
+            disk.remove(f"{directory}/{name}")
+        disk.sync_dir(directory)
+    finally:
+        lock.release()
+        lock.close()
+
+
+def _list_temporary(directory: str) -> list[str]:
+    check_directory(f"{directory}/")
+    try:
+        return [name for name in os.listdir(directory) if name.endswith(paths.TEMPORARY)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise error_for(error, directory) from error
+
+
 def list_snapshots(store: str) -> list[tuple[str, str | None]]:
     """Return the name and the stream of each snapshot, sorted by name, without those that are damaged."""
     found = [name for _, name in scan_names(store) if name is not None]
