@@ -39,10 +39,10 @@ from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import DISK, Disk, ReadFile
 from evlog.files.disk.opening import check_directory
 from evlog.files.follow.checkpoint_file import SubscriptionFiles
-from evlog.files.follow.snapshot_file import remove_leftovers
+from evlog.files.follow.snapshot_file import SnapshotFile, list_snapshots, remove_leftovers
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
-from evlog.files.format.hashes import hash_ids
+from evlog.files.format.hashes import hash_ids, hash_stream
 from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault, decode_file_header
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import DURABLE_MAGIC, MARK_BYTES, WRITTEN_MAGIC, Mark, encode_mark
@@ -54,6 +54,7 @@ from evlog.files.log.parts import SegmentMoved
 from evlog.files.write.create import check_outside
 from evlog.files.write.roll import sync_names
 from evlog.model.reports import Backup
+from evlog.model.retention import REDACTIONS_STREAM
 
 _ATTEMPTS: Final = 20
 _PATIENCE_SECONDS: Final = 5.0  # with a writer of the copy
@@ -291,16 +292,18 @@ class _Run:
 
     def _delete_snapshots(self) -> None:
         """Delete the copy's snapshots that may hold what a redaction has erased; each run does so again."""
-        if os.path.isdir(paths.snapshots_path(self._out)):
-            from evlog.files.engine import DirectoryEngine
-            from evlog.state.snapshots import delete_outdated
+        names = list_snapshots(self._out)
+        if names:
+            from evlog.state.snapshots import is_outdated  # few copies have any
 
-            copy = DirectoryEngine(self._out, disk=self._disk)
-            try:
-                delete_outdated(copy)
-            finally:
-                copy.close()
-            remove_leftovers(self._out, self._disk)
+            copy = Log(self._out)
+            redactions = copy.find_version(REDACTIONS_STREAM, hash_stream(REDACTIONS_STREAM))
+            for name, stream in names:
+                kept = SnapshotFile(self._out, copy.manifest.store_id, name, stream, self._disk)
+                if is_outdated(kept, redactions):
+                    kept.delete()
+            copy.close()
+        remove_leftovers(self._out, self._disk)
 
     def check(self, manifest: Manifest, *, everything: bool) -> Backup:
         """Check the copy, all of it or what was new."""

@@ -26,7 +26,7 @@ from evlog.model.named import NamedTuple
 from evlog.model.retention import REDACTIONS_STREAM
 
 if TYPE_CHECKING:
-    from evlog.engine import Engine
+    from evlog.engine import Engine, SnapshotStore
 
 
 class Content(msgspec.Struct):
@@ -182,9 +182,22 @@ def delete_outdated(engine: Engine) -> None:
     """Delete all snapshots from before the last redaction: they are not used, and may hold what it erased."""
     redactions = engine.versions([REDACTIONS_STREAM])[0]
     for name, stream in engine.snapshot_names():
-        _, content = maybe_load(engine, name, stream)
-        if content is None or content.redactions != redactions:
-            engine.snapshot(name, stream).delete()
+        kept = engine.snapshot(name, stream)
+        if is_outdated(kept, redactions):
+            kept.delete()
+
+
+def is_outdated(kept: SnapshotStore, redactions: int) -> bool:
+    """Return whether a snapshot is damaged, or from before the last redaction.
+
+    Args:
+        redactions: the version of the stream of redactions.
+    """
+    try:
+        raw = kept.load()
+        return raw is not None and _decode_content(raw).redactions != redactions
+    except (CorruptionError, msgspec.MsgspecError, RecursionError):
+        return True
 
 
 _FIRST_PAUSE_SECONDS = 0.001

@@ -152,9 +152,9 @@ class Core:
 def _create_stream(jetstream: JetStream, config: dict[str, Any]) -> dict[str, Any] | None:
     """Make a stream; None if there is one.
 
-    Its sequences begin where no earlier stream of that name has come, as long as that took fewer messages than
-    hundredths of a second went by. All that is stored or erased names a sequence, and the server checks
-    nothing else: a process that still has the earlier stream open must not find its sequences in this one.
+    Its sequences begin behind those of an earlier stream of that name, unless that has taken more than a
+    hundred messages a second. What is stored or erased names a sequence, and the server checks nothing else:
+    a process that still has the earlier stream open must not find its sequences in this one.
     """
     config["first_seq"] = max(1, time.time_ns() // _TICK_NS - _FIRST_TICK)
     subject, data = f"$JS.API.STREAM.CREATE.{jetstream.stream}", json.dumps(config).encode()
