@@ -55,9 +55,20 @@ def _check_parts(value: Any) -> None:
         elif hasattr(each, "model_dump"):
             pending.append(each.model_dump(mode="python", by_alias=True))  # its serializers may sort sets
         else:
-            kind = each.__class__
-            fields: Any = getattr(kind, "__struct_fields__", ()) or getattr(kind, "__dataclass_fields__", ())
-            pending += (getattr(each, name) for name in fields if hasattr(each, name))
+            pending += (getattr(each, name) for name in _fields_of(each.__class__) if hasattr(each, name))
+
+
+def _fields_of(kind: Any) -> list[str]:
+    """Return the names of what JSON gets of a Struct, a dataclass or a class of attrs: none that is the class's."""
+    if hasattr(kind, "__dataclass_fields__"):
+        from dataclasses import fields
+
+        return [field.name for field in fields(kind)]
+    names = [field.name for field in getattr(kind, "__attrs_attrs__", ())]
+    for name in names:
+        if name.startswith("_"):
+            raise TypeError(f"the private field {name} of {kind.__name__} would be left out")
+    return names or list(getattr(kind, "__struct_fields__", ()))
 
 
 def _no_json(value: Any) -> TypeError:

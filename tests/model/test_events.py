@@ -7,10 +7,10 @@ import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 from uuid import RFC_4122, UUID
 
 import pydantic
@@ -168,6 +168,33 @@ def test_keys_of_metadata_are_texts_too() -> None:
 def test_typed_data_come_back_as_they_were() -> None:
     data = encode(NewEvent("T", Holder({7: b"x"})))[3]
     assert event_of(0, data).json(dict[str, dict[int, bytes]]) == {"value": {7: b"x"}}
+
+
+@dataclass
+class Registered:
+    """Has attributes that are the class's, of which JSON gets nothing."""
+
+    allowed: ClassVar[frozenset[str]] = frozenset({"EUR", "USD"})
+    made: ClassVar[list[Any]] = []  # holds objects of the class: a circle
+    places: InitVar[frozenset[int]] = frozenset({2})
+    amount: int = 1
+
+    def __post_init__(self, places: frozenset[int]) -> None:
+        self.made.append(self)
+
+
+def test_what_belongs_to_a_class_is_not_data() -> None:
+    assert encode(NewEvent("T", {"paid": Registered(amount=5)}))[3] == b'{"paid":{"amount":5}}'
+
+
+def test_a_class_of_attrs_is_refused_where_something_of_it_would_be_lost() -> None:
+    attrs = pytest.importorskip("attrs")
+    paid = attrs.make_class("Paid", ["amount"])
+    assert encode(NewEvent("T", paid([1])))[3] == b'{"amount":[1]}'
+    with pytest.raises(InvalidEvent, match="type set is not JSON"):
+        encode(NewEvent("T", paid({"EUR", "USD"})))
+    with pytest.raises(InvalidEvent, match="_amount of Private would be left out"):
+        encode(NewEvent("T", attrs.make_class("Private", ["_amount"])(1)))
 
 
 def test_tags_of_an_iterator_are_there_at_the_second_append_too() -> None:
