@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from evlog.model.queries import Query, QueryResult
     from evlog.model.types import OnFailure
     from evlog.state.compute import State
+    from evlog.state.fold import Fold, S
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -87,7 +88,7 @@ class AsyncStore:
         self._workers = workers
         self._closing: asyncio.Future[None] | None = None
 
-    async def call(self, function: Callable[..., _T], /, *arguments: Any, **options: Any) -> _T:
+    async def call(self, function: Callable[_P, _T], /, *arguments: _P.args, **options: _P.kwargs) -> _T:
         """Call anything that blocks in one of the threads, e.g. `await store.call(store.store.info)`."""
         return await self._workers.submit(function, *arguments, **options)
 
@@ -148,10 +149,42 @@ class AsyncStore:
         """Return the events that a query selects. As `EventStore.query`."""
         return await self._workers.submit(self.store.query, query)
 
-    @_with_parameters_of(EventStore.state)
-    async def state(self, *arguments: Any, **options: Any) -> State:
+    async def state(
+        self,
+        stream: str | None = None,
+        fold: Fold[S] | Callable[[Any, Event], Any] | None = None,
+        initial: Any = None,
+        *,
+        at: int | None = None,
+        until: datetime | None = None,
+        snapshot: str | None = None,
+        category: str | None = None,
+        types: Collection[str] | None = None,
+        tags: Collection[str] | None = None,
+        correlation: UUID | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        grep: str | Collection[str] | None = None,
+        since: datetime | None = None,
+        query: Query | str | None = None,
+    ) -> State[S]:
         """Fold events into a state. As `EventStore.state`; `fold` is called in a thread."""
-        return await self._workers.submit(self.store.state, *arguments, **options)
+        return await self._workers.submit(
+            self.store.state,
+            stream,
+            fold,
+            initial,
+            at=at,
+            until=until,
+            snapshot=snapshot,
+            category=category,
+            types=types,
+            tags=tags,
+            correlation=correlation,
+            metadata=metadata,
+            grep=grep,
+            since=since,
+            query=query,
+        )
 
     # --- following
 

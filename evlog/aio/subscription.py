@@ -57,14 +57,17 @@ class _Follower:
         # Written by the thread while the task waits for it, else by the task.
         self.taken: list[Event] = []  # by the last `take`
         self.next = 0  # the next of these that is delivered to the task
-        self.handed: Event | None = None  # delivered, not acknowledged
+        self.handed: Event | None = None  # delivered, not acknowledged; written by the task alone
+        # Parked last; written by the thread. The task may have been cancelled, and may have a later event.
+        self.parked: Event | None = None
 
     def undone(self) -> Event | None:
         """Return the first event that was taken and not acknowledged, which no checkpoint may pass."""
-        if (handed := self.handed) is not None:
+        handed, parked = self.handed, self.parked
+        if handed is not None and handed is not parked:
             return handed
-        taken, next = self.taken, self.next
-        return taken[next] if next < len(taken) else None
+        following = self.taken[self.next : self.next + 2]  # the first may be parked, and was given back
+        return next((event for event in following if event is not parked), None)
 
     def give_back(self) -> None:
         """Have an event that was not acknowledged delivered again; for the task."""
@@ -116,7 +119,7 @@ class _Follower:
     def park(self, event: Event, error: str, attempts: int) -> None:
         assert self.run is not None
         self.run.park(event, error, attempts, is_last=False)
-        self.handed = None
+        self.parked = event
         self.save()  # what is parked need not be handled again
 
     def rest(self, seconds: float) -> bool:
@@ -262,6 +265,7 @@ class AsyncSubscription:
         if handed is None or handed[0] != event[0]:
             raise InvalidArgument(f"position {event[0]} is not the last delivered event; park that one")
         await self._worker.submit(self._follower.park, handed, error, attempts)
+        self._follower.handed = None
 
     def acknowledge(self) -> None:
         """Acknowledge the last delivered event: the checkpoint may pass it."""

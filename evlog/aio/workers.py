@@ -5,7 +5,9 @@
    runs to its end, and its result is dropped. Until then its thread is not free.
 3. After `stop` each call has a thread of its own, which ends with it: a call of a closed store fails as it
    should.
-4. Results of calls that end close together wake the loop once. A pool of `concurrent.futures` wakes the loop
+4. A call has the context variables of its task, as with `asyncio.to_thread`: what `decide` or a fold asks
+   for may be in one.
+5. Results of calls that end close together wake the loop once. A pool of `concurrent.futures` wakes the loop
    for each result, so an append takes 1.5 times as much processor time with it.
 """
 
@@ -15,6 +17,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +28,7 @@ _T = TypeVar("_T")
 
 class _Call(NamedTuple):
     future: asyncio.Future[Any]
+    context: Context
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     options: dict[str, Any]
@@ -48,21 +52,29 @@ class Workers:
         self._stopped = False
 
     def submit(self, function: Callable[..., _T], /, *arguments: Any, **options: Any) -> asyncio.Future[_T]:
-        """Have a thread call the function; return the future of its result."""
+        """Have a thread call the function; return the future of its result.
+
+        Raises:
+            RuntimeError: the system starts no thread now, and there is none that could make the call.
+        """
         future: asyncio.Future[_T] = self.loop.create_future()
         results = self._results
-        results.awaited += 1
-        call = _Call(future, function, arguments, options)
+        call = _Call(future, copy_context(), function, arguments, options)
         if self._stopped:
             calls: SimpleQueue[_Call | None] = SimpleQueue()  # the other one may wait for a blocked call
             calls.put(call)
             calls.put(None)
             self._start_thread(calls)
-            return future
-        if results.awaited > self._threads and self._threads < self._limit:
-            self._threads += 1
-            self._start_thread(self._calls)
-        self._calls.put(call)
+        else:
+            if results.awaited >= self._threads and self._threads < self._limit:
+                try:
+                    self._start_thread(self._calls)
+                    self._threads += 1
+                except RuntimeError:
+                    if not self._threads:
+                        raise
+            self._calls.put(call)
+        results.awaited += 1
         return future
 
     def _start_thread(self, calls: SimpleQueue[_Call | None]) -> None:
@@ -119,13 +131,18 @@ class _Results:
 def _serve(calls: SimpleQueue[_Call | None], results: _Results) -> None:
     """Make calls until there is a None."""
     while (call := calls.get()) is not None:
-        future = call.future
-        try:
-            result = None if future.cancelled() else call.function(*call.arguments, **call.options)
-        except BaseException as error:  # noqa: BLE001 - the task that waits for it gets it
-            if isinstance(error, StopIteration):  # which a future refuses
-                error = RuntimeError("a call for asyncio raised StopIteration")
-            results.add(future, None, error)
-        else:
-            results.add(future, result, None)
-        del call, future  # nothing is kept alive while this waits for the next call
+        _make(call, results)
+        del call  # nothing is kept alive while this waits for the next call
+
+
+def _make(call: _Call, results: _Results) -> None:
+    future, context, function, arguments, options = call
+    if future.cancelled():
+        return results.add(future, None, None)
+    try:
+        result = context.run(function, *arguments, **options)
+    except BaseException as error:  # noqa: BLE001 - the task that waits for it gets it
+        if isinstance(error, StopIteration):  # which a future refuses
+            error = RuntimeError("a call for asyncio raised StopIteration")
+        return results.add(future, None, error)
+    return results.add(future, result, None)

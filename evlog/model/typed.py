@@ -59,7 +59,7 @@ def _check_parts(value: Any) -> None:
 
 
 def _fields_of(kind: Any) -> list[str]:
-    """Return the names of what JSON gets of a Struct, a dataclass or a class of attrs: none that is the class's."""
+    """Return the fields of a Struct, a dataclass or a class of attrs, without what belongs to the class."""
     if hasattr(kind, "__dataclass_fields__"):
         from dataclasses import fields
 

@@ -7,9 +7,11 @@ import gc
 import inspect
 import signal
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_type
 
 import pytest
 
@@ -310,6 +312,42 @@ def test_a_parked_event_is_passed_and_those_taken_with_it_are_not(path: str) -> 
     run(body())
 
 
+@pytest.mark.parametrize("by", ["park", "consume"])
+def test_a_canceled_park_acknowledges_its_event_alone(
+    path: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, blocked = threading.Event(), threading.Event()
+    park = evlog.Subscription.park
+
+    def park_slowly(*arguments: Any, **options: Any) -> None:
+        begun.set()
+        blocked.wait(LONG_SECONDS)
+        park(*arguments, **options)
+
+    async def fail(event: evlog.Event) -> None:
+        raise ValueError(event.position)
+
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(number) for number in range(1, 6)])
+            async with store.subscribe("mail") as events:
+                if by == "park":
+                    parking = events.park(await anext(events), "no")
+                else:
+                    parking = events.consume(fail, retries=1, on_failure="park")
+                task = asyncio.create_task(parking)
+                await until(begun.is_set)
+                await canceled(task)
+                if by == "park":
+                    assert (await anext(events)).position == 2
+                blocked.set()
+            assert store.store.subscription("mail").position == 1
+            assert [parked.position for parked in store.store.parked("mail")] == [1]
+
+    monkeypatch.setattr(evlog.Subscription, "park", park_slowly)
+    run(body())
+
+
 def test_a_name_is_free_when_its_run_is_closed(path: str) -> None:
     async def body() -> None:
         async with await aio.open(path, create=True, sync="none") as store:
@@ -424,6 +462,63 @@ def test_a_canceled_call_keeps_its_thread_and_another_call_gets_another() -> Non
         assert await workers.submit(int) == 0
         blocked.set()
         workers.stop()
+
+    run(body())
+
+
+def test_a_call_has_the_context_variables_of_its_task(path: str) -> None:
+    user = ContextVar("user", default="nobody")
+
+    async def decided_by(name: str, store: aio.AsyncStore) -> str:
+        user.set(name)
+        await store.transact(name, lambda _: [NewEvent("T", user.get())])
+        assert await store.call(user.get) == name
+        last = await store.last(name)
+        assert last is not None
+        return str(last.json())
+
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            names = ["ann", "bob", "eve"]
+            assert await asyncio.gather(*(decided_by(name, store) for name in names)) == names
+
+    run(body())
+
+
+class Large:
+    pass
+
+
+def test_a_result_is_kept_by_no_thread() -> None:
+    async def body() -> None:
+        workers = Workers(1, "test")
+        result = weakref.ref(await workers.submit(Large))
+        await until(lambda: result() is None)
+        workers.stop()
+
+    run(body())
+
+
+def test_a_thread_that_cannot_be_started_now_is_started_by_a_later_call(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none") as store:
+            await store.append("a", [new(1), new(2)])
+            async with store.subscribe("mail") as events:
+                with monkeypatch.context() as patch:
+                    patch.setattr(threading.Thread, "start", refuse)
+                    with pytest.raises(RuntimeError, match="new thread"):
+                        await anext(events)
+                assert number_of(await anext(events)) == 1
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", refuse)
+                # By the thread that there is.
+                last = await asyncio.gather(*(store.last("a") for _ in range(5)))
+            assert [event and number_of(event) for event in last] == [2] * 5
 
     run(body())
 
@@ -784,12 +879,15 @@ def test_a_canceled_consume_acknowledges_what_was_handled(path: str, while_it: s
 
 
 def test_a_state_is_that_of_the_store(path: str) -> None:
+    """Type checkers judge each `assert_type`."""
+
     def add(total: int, event: evlog.Event) -> int:
         return total + number_of(event)
 
     async def body() -> None:
         async with await aio.open(path, create=True, sync="none") as store:
             await store.append("a-1", [new(1), new(2)])
+            assert assert_type((await store.state("a-1", evlog.Fold(add, 0))).value, int) == 3
             await store.append("b-1", [new(4)])
             assert (await store.state("a-1", add, 0)).value == 3
             assert (await store.state("a-1", add, 0, at=1)).value == 1
