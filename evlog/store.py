@@ -32,7 +32,14 @@ from evlog.model.appends import (
     results_by_stream,
     split_conditions,
 )
-from evlog.model.arguments import check_functions, check_numbers, check_seconds, check_texts, list_of
+from evlog.model.arguments import (
+    check_functions,
+    check_numbers,
+    check_ordinary,
+    check_seconds,
+    check_texts,
+    list_of,
+)
 from evlog.model.encoding import encode_events
 from evlog.model.events import (
     SYSTEM_PREFIX,
@@ -359,7 +366,7 @@ class EventStore:
         if isinstance(about, str):
             check_stream_name(about)
         check_numbers("retries", retries=retries)
-        check_functions("decide", decide=decide)
+        check_ordinary("decide", decide, may_yield=True)
         if key is not None:
             id_of_key(key)  # raises if the text cannot be a key, before anything is decided
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     Item = TypeVar("Item")
 
 _MOST: Final = (1 << 63) - 1  # what every engine can count to
+_GENERATOR: Final = 0x20  # CO_GENERATOR of `inspect`, whose import costs milliseconds
+_ASYNC: Final = 0x80 | 0x200  # CO_COROUTINE, CO_ASYNC_GENERATOR
 
 
 def check_texts(**texts: str | None) -> None:
@@ -57,6 +59,17 @@ def check_functions(*needed: str, **functions: Callable[..., object] | None) -> 
     for name, function in functions.items():
         if not callable(function) and (function is not None or name in needed):
             raise InvalidArgument(f"{name} is {function!r:.80}; give a function")
+
+
+def check_ordinary(name: str, function: Callable[..., object], *, may_yield: bool = False) -> None:
+    """Refuse what cannot be called, and async and generator functions: a call of them runs nothing."""
+    check_functions(name, **{name: function})
+    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    if flags & (_ASYNC if may_yield else _ASYNC | _GENERATOR):
+        kind = "an async" if flags & _ASYNC else "a generator"
+        raise InvalidArgument(
+            f"{name} is {kind} function, of which a call runs nothing; give an ordinary function"
+        )
 
 
 def list_of(name: str, values: Iterable[Item]) -> list[Item]:

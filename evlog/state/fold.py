@@ -19,7 +19,7 @@ from zlib import crc32
 import msgspec
 
 from evlog.errors import EvlogError, InvalidArgument, InvalidEvent
-from evlog.model.arguments import check_functions, check_texts
+from evlog.model.arguments import check_ordinary, check_texts
 from evlog.model.encoding import dump_json
 from evlog.model.events import JSON_CODE, Event
 
@@ -83,7 +83,7 @@ class Fold(Generic[S]):
         version: int | str = 1,
         kind: Any = None,
     ) -> None:
-        check_functions("apply", apply=apply)
+        check_ordinary("the fold", apply)
         check_texts(name=name)
         self.apply = apply
         self.name = name or _name_of(apply)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from evlog.errors import InvalidArgument
-from evlog.model.arguments import check_functions
+from evlog.model.arguments import check_ordinary
 from evlog.model.encoding import check_json, dump_json, encode_text
 from evlog.model.events import JSON_CODE, TEXT_CODE, Event, check_type
 
@@ -63,7 +63,7 @@ class Upcasters:
         Raises:
             InvalidArgument: events of this type get another one before, or types would go in a circle.
         """
-        check_functions("function", function=function)
+        check_ordinary("function", function)
         if check_type(type) in self._steps and self._steps[type][-1][1] is not None:
             raise InvalidArgument(f"{type!r} becomes {self._steps[type][-1][1]!r}; register for that type")
         if to is not None and self.final_type(check_type(to)) == self.final_type(type):

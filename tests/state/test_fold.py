@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, assert_type
 
 import pytest
 
-from evlog import Event, EventStore, Fold, InvalidArgument
+from evlog import Event, EventStore, Fold, InvalidArgument, Upcasters
 from tests.support.helpers import fill, new
 
 
@@ -153,3 +154,17 @@ def test_what_is_not_a_fold_is_refused() -> None:
     for arguments in ({"apply": wrong}, {"apply": None}, {"apply": count, "name": wrong}):
         with pytest.raises(InvalidArgument):
             Fold(**arguments)
+
+
+def test_a_fold_of_which_a_call_runs_nothing_is_refused(store: EventStore) -> None:
+    async def add_later(total: int, _: Event) -> int:
+        return total + 1
+
+    def add_each(total: int, _: Event) -> Iterator[int]:
+        yield total + 1
+
+    for wrong, kind in ((add_later, "an async"), (add_each, "a generator")):
+        with pytest.raises(InvalidArgument, match=f"the fold is {kind} function"):
+            store.state(fold=wrong, initial=0)
+        with pytest.raises(InvalidArgument, match=f"{kind} function"):
+            Upcasters().register("T", wrong)
