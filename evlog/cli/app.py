@@ -29,9 +29,13 @@ def main() -> NoReturn:
     while (spare := os.open(os.devnull, os.O_RDONLY)) <= 2:
         pass
     os.close(spare)
+    if os.getpid() == 1:
+        _obey_signals()
     code = run(_utf8(sys.argv[1:]))
     if code > _BY_SIGNAL:
-        _die_by(code - _BY_SIGNAL)
+        from evlog.cli._support.stops import die_by
+
+        die_by(code - _BY_SIGNAL)
     # The store is closed, the output is flushed, and no threads or exit handlers are left. So the process
     # ends without the interpreter's own teardown, which costs 8 ms if Typer was imported.
     os._exit(code)
@@ -111,9 +115,12 @@ def _utf8(arguments: list[str]) -> list[str]:
     return [os.fsencode(argument).decode("utf-8", "surrogateescape") for argument in arguments]
 
 
-def _die_by(signum: int) -> None:
-    """End by the signal: a shell then ends the loop or script around evlog, a supervisor sees a clean end."""
+def _obey_signals() -> None:
+    """End at signals as other processes do: the first one of a container gets only those that it handles."""
     import signal
 
-    signal.signal(signum, signal.SIG_DFL)
-    os.kill(os.getpid(), signum)
+    from evlog.cli._support.stops import die_by
+
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is signal.SIG_DFL:
+            signal.signal(signum, lambda signum, _frame: die_by(signum))

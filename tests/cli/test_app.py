@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -365,6 +366,44 @@ def test_ctrl_c_ends_a_command_with_130_and_no_word(large: Path) -> None:
         process.stdout.close()
         assert process.wait(30) in {0, -signal.SIGINT}
         assert process.stderr.read() == b""
+
+
+INITIALIZE = (
+    '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{},'
+    '"clientInfo":{"name":"n","version":"1"}}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "request_line"),
+    [("append --lines s T --ack", "{}"), ("mcp", INITIALIZE), ("tail -f", None)],
+    ids=["append", "mcp", "tail"],
+)
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_the_first_process_of_a_container_ends_by_a_signal(
+    here: Path, line: str, request_line: str | None, signum: int
+) -> None:
+    """For that process the kernel drops every signal whose action is the default one."""
+    alone = ["unshare", "--pid", "--fork", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False).returncode:
+        pytest.skip("no process namespace can be made here")
+    with library.open(".evlog", create=True) as store:
+        store.append("s", [library.NewEvent("T")])
+    pipe = subprocess.PIPE
+    arguments = [*alone, *command(*line.split())]
+    with subprocess.Popen(arguments, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        if request_line is not None:
+            process.stdin.write(f"{request_line}\n".encode())
+            process.stdin.flush()
+        assert process.stdout.readline().startswith(b"{")
+        (pid,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(pid), signum)
+        try:
+            assert process.wait(30) == 128 + signum
+        finally:
+            process.kill()
 
 
 def test_an_interrupt_is_130(evlog: Evlog, monkeypatch: pytest.MonkeyPatch) -> None:

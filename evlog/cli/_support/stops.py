@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import time
@@ -29,6 +30,7 @@ _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # not read its stdin. SIGURG has no effect where no handler is set, and no other use here.
 _READER_LEFT: Final = signal.SIGURG
 _AGAIN_SECONDS: Final = 0.1
+_BY_SIGNAL: Final = 128  # a shell's exit code for a process that a signal ended, with its number
 
 
 class Stopped(BaseException):
@@ -181,3 +183,10 @@ def end_by(stopped: Stopped) -> NoReturn:
     if stopped.signum == _READER_LEFT:
         raise console.ClosedPipe from None
     raise console.Terminated(stopped.signum) from None
+
+
+def die_by(signum: int) -> NoReturn:
+    """End by the signal: a shell then ends the loop or script around evlog, a supervisor sees a clean end."""
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+    os._exit(_BY_SIGNAL + signum)  # the first process of a container, which no signal's default action ends

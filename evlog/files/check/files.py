@@ -63,8 +63,8 @@ class StoreSnapshot(NamedTuple):
 
     store: str
     manifest: Manifest
-    replaced_at: float
-    """when the manifest was written, by the file system's clock, in seconds since 1970"""
+    indexed_by: float
+    """until when, by `time.monotonic`, the writer of the manifest may still be making indexes"""
     active_bytes: int
     offsets_bytes: int
     """of the active segment"""
@@ -98,13 +98,15 @@ def take_snapshot(store: str) -> StoreSnapshot:
     """
     with SharedLock(paths.lock_path(store), _LOCK_SECONDS) as idle:
         manifest = _read_manifest(store)
-        replaced_at = os.stat(paths.manifest_path(store)).st_mtime
+        # Below 0 where the clock was set back, or another machine's was ahead.
+        age_seconds = time.time() - os.stat(paths.manifest_path(store)).st_mtime
         active = manifest.segments[-1]
         active_bytes = _written_size(active.path(store, "log"))
         offsets_bytes = _size(active.path(store, "offsets"))
         findings = _check_filter(store, manifest) if idle else []
         marks = _check_marks(store, manifest, active_bytes, findings)
-    return StoreSnapshot(store, manifest, replaced_at, active_bytes, offsets_bytes, marks, idle, findings)
+    indexed_by = time.monotonic() + _INDEXING_SECONDS - max(0.0, age_seconds)
+    return StoreSnapshot(store, manifest, indexed_by, active_bytes, offsets_bytes, marks, idle, findings)
 
 
 def _written_size(path: str) -> int:
@@ -290,7 +292,7 @@ def file_bytes(snapshot: StoreSnapshot) -> int:
 
 def is_being_indexed(snapshot: StoreSnapshot, info: SegmentInfo) -> bool:
     """Wait for the indexes of a segment that was sealed just now; return whether they exist."""
-    while (left := snapshot.replaced_at + _INDEXING_SECONDS - time.time()) > 0:
+    while (left := snapshot.indexed_by - time.monotonic()) > 0:
         if all(
             os.path.exists(info.path(snapshot.store, suffix))
             for suffix in suffixes_of(info.tagged_events).values()

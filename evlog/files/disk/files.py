@@ -348,13 +348,16 @@ def take_over(target: int | str, made: os.stat_result, model: os.stat_result, mo
 
     What this user may not give stays as it is; the group gets no permission where it is another group.
     """
-    owner = model.st_uid if os.geteuid() == 0 and made.st_uid != model.st_uid else -1
-    group = model.st_gid if made.st_gid != model.st_gid else -1
-    if owner != -1 or group != -1:
+    if made.st_gid != model.st_gid:
         try:
-            os.chown(target, owner, group)
+            os.chown(target, -1, model.st_gid)
         except OSError:
             mode &= ~0o070
+    if made.st_uid != model.st_uid and os.geteuid() == 0:
+        try:
+            os.chown(target, model.st_uid, -1)
+        except OSError:
+            pass  # a container's root, without that capability or in a user namespace
     if made.st_mode & 0o7777 != mode:
         try:
             os.chmod(target, mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,29 @@ def test_a_sound_store_is_ok(filled: EventStore) -> None:
     assert report.ok
     assert (report.events, report.segments, report.position) == (20, 3, 20)
     assert report.head_digest == f"20:{report.digest}"
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_missing_index_is_waited_for_only_shortly_whatever_the_clock_says(
+    filled: EventStore, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    """A file's time is ahead of the clock where that was set back, or another machine's was ahead."""
+    later = os.stat(f"{filled.path}/manifest.json").st_mtime + 100_000
+    os.utime(f"{filled.path}/manifest.json", (later, later))
+    for path in Path(filled.path, "segments").glob("*.ids"):
+        path.unlink()
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        assert len(slept) < 200
+        now[0] += seconds
+
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert kinds_of(filled, quick=quick) == ["missing", "missing"]
+    assert 0.9 < sum(slept) <= 1.1
 
 
 def test_an_empty_store_is_ok(store: EventStore) -> None:

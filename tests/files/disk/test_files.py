@@ -23,7 +23,7 @@ from evlog.errors import (
     SystemCallFailed,
     UnsafeFile,
 )
-from evlog.files.disk.files import DISK, Disk, ReadFile, map_file
+from evlog.files.disk.files import DISK, Disk, ReadFile, map_file, take_over
 from evlog.files.disk.opening import error_for
 from tests.support.helpers import open_files
 
@@ -355,6 +355,29 @@ def test_new_files_of_root_are_the_owners(tmp_path: Path) -> None:
     for name in ("segments", "segments/file"):
         status = (tmp_path / name).stat()
         assert (status.st_uid, status.st_gid) == (12345, 54321)
+
+
+@pytest.mark.parametrize("group", [-1, 54321])
+def test_new_files_of_a_root_that_may_not_give_them_away_are_the_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    """So is the root of a container without capabilities, or of a user namespace."""
+    given: list[tuple[int, int]] = []
+
+    def chown(_path: object, uid: int, gid: int) -> None:
+        if uid != -1:
+            raise PermissionError
+        given.append((uid, gid))
+
+    (tmp_path / "new").touch(0o600)
+    made = os.stat(tmp_path / "new")
+    gid = made.st_gid if group == -1 else group
+    model = os.stat_result((0o40775, 1, 1, 1, made.st_uid + 1, gid, *[0] * 4))
+    monkeypatch.setattr(os, "chown", chown)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    take_over(str(tmp_path / "new"), made, model, 0o664)
+    assert given == ([] if group == -1 else [(-1, group)])
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o664
 
 
 def test_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
