@@ -16,7 +16,8 @@ SELECTIONS: dict[str, tuple[dict[str, Any], int | None]] = {  # what blocks the 
     "all": ({}, 21),
     "the stream": ({"stream": "a-0"}, 21),
     "its category": ({"category": "a"}, 21),
-    "a type": ({"types": ["T"]}, 21),
+    "a type": ({"types": ["U"]}, 21),
+    "another type of it": ({"types": ["T"]}, 17),
     "a text": ({"grep": "16"}, 17),
     "a tag": ({"tags": ["course:c1"]}, 21),
     "metadata": ({"metadata": {"user": "ann"}}, 21),
@@ -65,7 +66,7 @@ class RetentionTests(EngineTests):
     ) -> None:
         if not filled.capabilities.compaction:
             pytest.skip("the engine has no compaction")
-        marked = filled.append("a-0", [new(20, tags=["course:c1"], metadata={"user": "ann"})])
+        marked = filled.append("a-0", [new(20, "U", tags=["course:c1"], metadata={"user": "ann"})])
         filled.append("a-0", [new(21)])
         filled.set_retention("a-0", max_count=1)
         filters, position = SELECTIONS[selection]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,7 @@ def check(path: Path, ids: set[int]) -> None:
 
 @pytest.mark.parametrize("segment_events", [10, 1000], ids=["the other thread rolls", "one segment"])
 def test_a_thread_that_notes_its_sync_late_misleads_no_other(memory_path: Path, segment_events: int) -> None:
-    line = 0
-    while True:
-        line += 1
+    for line in count(1):
         path = memory_path / f"store-{line}"
         disk = ArmingDisk()
         with small_store(path, segment_events=segment_events, disk=disk, lock_timeout=None) as store:
@@ -85,10 +84,8 @@ def test_a_thread_that_notes_its_sync_late_misleads_no_other(memory_path: Path, 
 
 def test_a_writer_that_has_released_the_lock_lets_no_other_wait(memory_path: Path) -> None:
     """Others wait for a round of the leader. Stopped at any line, it holds a round only with the lock."""
-    line = 0
     free_lines = taken_lines = 0
-    while True:
-        line += 1
+    for line in count(1):
         path = memory_path / f"store-{line}"
         with small_store(path, lock_timeout=None) as store, small_store(path, lock_timeout=None) as other:
             store.append("a", [new()])
@@ -115,10 +112,8 @@ def test_a_writer_that_has_released_the_lock_lets_no_other_wait(memory_path: Pat
 
 def test_a_store_that_is_closed_while_a_thread_appends_says_so(memory_path: Path) -> None:
     """The append is acknowledged, or it raises StoreClosed; there is no third outcome."""
-    line = 0
     outcomes = set()
-    while True:
-        line += 1
+    for line in count(1):
         path = memory_path / f"store-{line}"
         store = small_store(path, segment_events=4, lock_timeout=None)
         for number in range(3):
@@ -146,9 +141,7 @@ def test_a_failed_sync_is_seen_by_every_thread_that_shares_the_descriptor(
     memory_path: Path, rolls: bool
 ) -> None:
     """Linux reports it once for each open file: the thread that syncs next is told nothing."""
-    line = 0
-    while True:
-        line += 1
+    for line in count(1):
         path = memory_path / f"store-{line}"
         disk = ArmingDisk()
         store = small_store(path, segment_events=2 if rolls else 1000, disk=disk, lock_timeout=None)

@@ -38,24 +38,20 @@ def test_a_mark_in_a_password_that_is_not_escaped_shows_nothing_of_it(scheme: st
         assert not any(secret in str(refused.value) for secret in ("left", "right", "12", "34@"))
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "nats", "kafka", "dynamodb"])
-@pytest.mark.parametrize("password", ["left\u2100right", "[left]right", "[left"])
-def test_a_url_that_python_cannot_split_shows_nothing_of_its_password(scheme: str, password: str) -> None:
-    with pytest.raises(evlog.InvalidArgument) as refused:
-        evlog.open(f"{scheme}://user:{password}@h/db")
-    assert "left" not in str(refused.value)
-    assert "right" not in str(refused.value)
-
-
 @pytest.mark.parametrize(
     "url",
     [
-        "postgresql://user:left%zzright@h/db",
+        *(
+            f"{scheme}://user:{password}@h/db"  # which Python cannot split
+            for scheme in ("postgresql", "nats", "kafka", "dynamodb")
+            for password in ("left\u2100right", "[left]right", "[left")
+        ),
+        "postgresql://user:left%zzright@h/db",  # these are refused by a client
         "postgresql://user:left right@h/db",
         "dynamodb://eu-central-1/table?endpoint=http://user:leftright@h:x",
     ],
 )
-def test_a_message_of_a_client_shows_nothing_of_a_password(url: str) -> None:
+def test_a_message_shows_nothing_of_a_password(url: str) -> None:
     with pytest.raises(evlog.InvalidArgument) as refused:
         evlog.open(url)
     assert "left" not in str(refused.value)

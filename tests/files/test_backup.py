@@ -8,6 +8,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -177,9 +178,7 @@ def test_a_subscription_that_runs_in_the_copy_goes_on_beside_a_backup(
     memory_path: Path, store: EventStore
 ) -> None:
     """It saves its checkpoint before each step of the backup; the next backup gives it the source's."""
-    step = 0
-    while True:
-        step += 1
+    for step in count(1):
         out = str(memory_path / f"out-{step}")
         backup_store(store.path, out)
         with evlog.open(out) as copy, copy.subscribe("sub", follow=False) as run:
@@ -218,9 +217,7 @@ def test_killed_at_any_step_it_leaves_the_copy_before_or_none_and_the_next_run_i
                 if event.position == 11:
                     break
     wanted = content(store.path)
-    step = 0
-    while True:
-        step += 1
+    for step in count(1):
         out = str(memory_path / f"out-{step}")
         if again:
             backup_store(first, out, links=False)
@@ -246,9 +243,7 @@ def test_killed_at_any_step_it_leaves_the_copy_before_or_none_and_the_next_run_i
 
 
 def test_a_compaction_meanwhile_sends_it_back(memory_path: Path, store: EventStore) -> None:
-    step = 0
-    while True:
-        step += 1
+    for step in count(1):
         source = str(memory_path / f"store-{step}")
         backup_store(store.path, source, links=False)
         before = content(source)

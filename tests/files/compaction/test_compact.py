@@ -434,40 +434,6 @@ def test_a_subscription_that_has_passed_what_goes_is_no_hindrance(store: EventSt
     assert store.compact().events_removed == 8
 
 
-SELECTIONS: dict[str, tuple[dict[str, Any], int | None]] = {  # what hinders the removal from s-0 up to 22
-    "all": ({}, 22),
-    "the stream": ({"stream": "s-0"}, 22),
-    "its category": ({"category": "s"}, 22),
-    "a type": ({"types": ["T1"]}, 22),
-    "another type of it": ({"types": ["T0"]}, 19),
-    "another stream": ({"stream": "s-1"}, None),
-    "another category": ({"category": "t"}, None),
-    "no such type": ({"types": ["T7"]}, None),
-    "a text": ({"grep": "15"}, 16),
-    "no such text": ({"grep": "no number"}, None),
-    "no such tag": ({"tags": ["course:c1"]}, None),
-    "no such metadata": ({"metadata": {"user": "ann"}}, None),
-}
-
-
-@pytest.mark.parametrize("selection", SELECTIONS)
-def test_a_subscription_that_selects_nothing_that_is_removed_is_no_hindrance(
-    store: EventStore, selection: str
-) -> None:
-    fill(store, 30)
-    store.set_retention("s-0", max_count=2)
-    filters, position = SELECTIONS[selection]
-    with store.subscribe("mail", follow=False, **filters):
-        pass
-    store.reset_subscription("mail", 1)
-    if position is None:
-        assert store.compact().events_removed == 8
-    else:
-        with pytest.raises(SubscriptionBehind) as raised:
-            store.compact()
-        assert (raised.value.checkpoint, raised.value.position) == (1, position)
-
-
 def test_policies_that_were_replaced_hinder_no_subscription(store: EventStore) -> None:
     with store.subscribe("mail", follow=False):
         pass
