@@ -76,15 +76,7 @@ _NOT_SENT: Final = (exceptions.EndpointConnectionError, exceptions.ConnectTimeou
 
 
 class Refused(Exception):
-    """Conditions of a write did not hold, or another write was at the same items.
-
-    Attributes:
-        reasons: of each item of a transaction, the service's code; "None" where nothing was wrong.
-    """
-
-    def __init__(self, reasons: Sequence[str] = ()) -> None:
-        super().__init__()
-        self.reasons = reasons
+    """Conditions of a write did not hold, or another write was at the same items."""
 
 
 class Address:
@@ -245,7 +237,7 @@ class Client:
             reasons = [reason.get("Code", "None") for reason in error.response.get("CancellationReasons", ())]
             if _THROTTLED_ITEM.intersection(reasons):
                 return StoreThrottled(where, text)
-            return EngineError(where, text) if set(reasons) - _REASONS else Refused(reasons)
+            return EngineError(where, text) if set(reasons) - _REASONS else Refused()
         if code == "ConditionalCheckFailedException" or code in _CONTENDED:
             return Refused()
         if code == "ResourceNotFoundException":
@@ -334,7 +326,7 @@ class Client:
         """Do all actions, or none. botocore adds a token, so that a call that it repeats is done once.
 
         Raises:
-            Refused: a condition did not hold; of each action, `reasons` has the service's word.
+            Refused: a condition did not hold.
         """
         named = [
             {kind: {"TableName": self.address.table, **action} for kind, action in each.items()}

@@ -640,6 +640,24 @@ def test_an_append_that_is_committed_but_cannot_be_read_is_made(
         assert [int(event.data) for event in store.read_all()] == [1, 2]
 
 
+def apply_late(store: evlog.EventStore, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the reader of a store apply nothing until its method is called."""
+    assert isinstance(store.engine, KafkaEngine)
+    reader, applying, called = store.engine._reader, store.engine._applying, threading.Event()
+    apply, call = applying.apply, getattr(reader, method)
+
+    def applies(messages: Any) -> None:
+        assert called.wait(LONG_SECONDS)
+        apply(messages)
+
+    def calls(*arguments: Any) -> None:
+        called.set()
+        call(*arguments)
+
+    monkeypatch.setattr(applying, "apply", applies)
+    monkeypatch.setattr(reader, method, calls)
+
+
 def test_a_refusal_is_of_the_log_as_it_is_now(
     kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -647,20 +665,7 @@ def test_a_refusal_is_of_the_log_as_it_is_now(
     url = kafka_url()
     with evlog.open(url, create=True) as store, on_another_machine(url, tmp_path) as other:
         store.append("a", [NewEvent("T", 1)])
-        assert isinstance(store.engine, KafkaEngine)
-        reader, applying, asked = store.engine._reader, store.engine._applying, threading.Event()
-        apply, catch_up = applying.apply, reader.catch_up
-
-        def apply_late(messages: Any) -> None:
-            assert asked.wait(LONG_SECONDS)
-            apply(messages)
-
-        def ask(seconds: float) -> None:
-            asked.set()
-            catch_up(seconds)
-
-        monkeypatch.setattr(applying, "apply", apply_late)
-        monkeypatch.setattr(reader, "catch_up", ask)
+        apply_late(store, "catch_up", monkeypatch)
         other.append("a", [NewEvent("T", 2)], 1)
         assert store.append("a", [NewEvent("T", 3)], 2).first_position == 3
 
@@ -671,20 +676,7 @@ def test_a_fenced_writer_reads_to_the_end_before_it_decides_again(
     url = kafka_url()
     with evlog.open(url, create=True) as store, on_another_machine(url, tmp_path) as other:
         store.append("a", [NewEvent("T", 1)])
-        assert isinstance(store.engine, KafkaEngine)
-        reader, applying, waited = store.engine._reader, store.engine._applying, threading.Event()
-        apply, wait_for = applying.apply, reader.wait_for
-
-        def apply_late(messages: Any) -> None:
-            assert waited.wait(LONG_SECONDS)
-            apply(messages)
-
-        def wait(offset: int, deadline: float) -> None:
-            waited.set()
-            wait_for(offset, deadline)
-
-        monkeypatch.setattr(applying, "apply", apply_late)
-        monkeypatch.setattr(reader, "wait_for", wait)
+        apply_late(store, "wait_for", monkeypatch)
         other.append("a", [NewEvent("T", 2)], 1)
         with pytest.raises(evlog.WrongExpectedVersion):
             store.append("a", [NewEvent("T", 3)], 1)
