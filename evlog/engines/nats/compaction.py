@@ -1,4 +1,8 @@
-"""Removing what policies hide, stream by stream: what is kept of the events is stored before the purge."""
+"""Removing what policies hide, stream by stream: what is kept of the events is stored before the purge.
+
+From the message that stores it, no reader returns the events, whatever becomes of their policies: what a
+reader can see is not purged.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from evlog.engines.deciding import PendingAppend
 from evlog.engines.keyed import checkpoints
-from evlog.engines.nats.history import finish_redactions, remove_events
+from evlog.engines.nats.history import finish_redactions, finish_removals, remove_events
 from evlog.engines.retention import check_subscriptions
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE, METADATA_PREFIX, category_of
@@ -57,12 +61,13 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
     if not force:
         last_hidden = {each.removal.stream: each.events[-1].position for each in removals}
         check_subscriptions(checkpoints(core.records), core.reader.read_all, last_hidden)
-    removed = 0
+    removed = finish_removals(core)  # of a compaction that was killed
     for each in removals:
         count = partial(_count_hidden, core, each)
         removed += remove_events(core, each.removal.stream, each.events, count_removable=count)
         if progress is not None:
             progress(removed, events)
+    finish_removals(core)
     if removed:
         data = json.dumps({"events": removed, "position": position}).encode()
         event = (FINISHED_TYPE, None, JSON_CODE, data, None)

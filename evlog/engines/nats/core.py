@@ -71,6 +71,7 @@ class Core:
             self.connections.close()
             raise
         self.erased: set[int] = set()  # positions of redactions whose events' messages are erased
+        self.purged: dict[str, int] = {}  # up to which version of a stream this engine has purged it
 
     def _open(self, *, create: bool) -> dict[str, Any]:
         try:

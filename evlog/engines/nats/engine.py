@@ -156,7 +156,7 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
             path=self.address,
             id=UUID(self.store_id),
             format=FORMAT,
-            events=sum(counts.values()) + len(stubs),
+            events=sum(counts.values()) + len(stubs) - reader.count_unpurged(state),
             streams=len(every) - deleted,
             bytes=compaction.bytes_of(core),
             segments=1,
@@ -186,8 +186,7 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         return self._core.reader.read_frames(after, to)
 
     def read_removed(self, after: int, to: int) -> Iterator[RemovedRecord]:
-        there = history.unpurged(self._core)
-        return (each for each in self._core.reader.removed(after, to) if each.position not in there)
+        return iter(self._core.reader.removed(after, to))
 
     def append_history(self, piece: HistoryPiece) -> None:
         """Append a piece of the source's history; a majority has it when this returns."""

@@ -203,6 +203,7 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
         MirrorConflict: the store is not a mirror of the source.
     """
     check_mirror(core.address.text, core.reader.state().control.standing, source_id)
+    finish_removals(core)
     wanted = {each.position: each for each in removed}
     if wanted:
         found = [
@@ -215,6 +216,7 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
             by_stream.setdefault(pair[0].stream, []).append(pair)
         for stream, pairs in by_stream.items():
             remove_events(core, stream, [event for event, _ in pairs], [record for _, record in pairs])
+        finish_removals(core)
     finish_redactions(core)
 
 
@@ -225,7 +227,10 @@ def remove_events(
     records: Sequence[RemovedRecord] | None = None,
     count_removable: Callable[[State, Sequence[Event]], int] | None = None,
 ) -> int:
-    """Remove the first events of a stream, after their ids and digests are stored; return how many.
+    """Remove the first events of a stream; return how many. `finish_removals` is to be called later.
+
+    A batch of messages says what is kept of some events, and that they are removed: no reader returns them
+    from then on. The purge may come at any time after it.
 
     Args:
         records: what is kept; None: it is made here.
@@ -233,18 +238,18 @@ def remove_events(
             all of them.
     """
     last, last_version = events[-1], core.reader.versions([stream])[0]
-    if records is None:
-        records = [removed_record(each, is_last=each.version == last_version) for each in events]
-    subject = core.subjects.stream(stream)
-    stubs = {event.position for _, event in core.reader.state().stubs}
     removed = 0
-    for at in range(0, len(records), _MOST_EVENTS):
+    for at in range(0, len(events), _MOST_EVENTS):
 
         def make(tail: Stored, state: State, _: bool, at: int = at) -> list[Outgoing] | None:
             nonlocal removed
-            part = records[at : at + _MOST_EVENTS]
+            some = [Event(state.redacted.record(event)) for event in events[at : at + _MOST_EVENTS]]
+            if records is None:
+                part = [removed_record(each, is_last=each.version == last_version) for each in some]
+            else:
+                part = list(records[at : at + _MOST_EVENTS])
             if count_removable is not None:
-                part = part[: count_removable(state, events[at : at + _MOST_EVENTS])]
+                part = part[: count_removable(state, some)]
             removed = at + len(part)
             if not part:
                 return None
@@ -254,6 +259,7 @@ def remove_events(
             known = core.jetstream.last_of_each(core.subjects.control, subjects)
             new = [each for each, subject in zip(part, subjects, strict=True) if subject not in known]
             messages = [encode_removed(core.subjects, each, place) for each in new]
+            stubs = {event.position for _, event in state.stubs}
             messages += [
                 encode_redacted(core.subjects, each.position, None, place)
                 for each in part
@@ -261,25 +267,49 @@ def remove_events(
             ]
             if part[-1].position == last.position and last.version == last_version:
                 messages.append(encode_last(core.subjects, stream, last.version, last.time_us, place))
-            control = state.control._replace(removed=state.control.removed + len(new))
+            purging = dict(_unpurged(core, state))
+            purging[stream] = max(part[-1].version, purging.get(stream, 0))
+            control = state.control._replace(
+                removed=state.control.removed + len(new), purging=tuple(purging.items())
+            )
             return [*messages, encode_control(core.subjects, control, *place_of(tail))]
 
         if not write(core, make):
             break
-    sequence = core.reader.seeker.sequence_up_to(subject, events[removed - 1].version) if removed else 0
-    if sequence:
-        core.jetstream.purge(subject, sequence + 1)
+    if removed:
+        _purge(core, stream, events[removed - 1].version)
     return removed
 
 
-def unpurged(core: Core) -> set[int]:
-    """Return the positions of events that are kept as removed and are still there: a removal was killed."""
-    state, head = core.reader.state(), core.head()
-    events = sum(core.reader.counts(core.subjects.events).values()) + len(state.stubs)
-    if events + state.control.removed + state.control.lost == head:
-        return set()
-    removed = {each.position for each in core.reader.removed()}
-    return {event.position for _, event in core.reader.read_frames(0, head) if event.position in removed}
+def finish_removals(core: Core) -> int:
+    """Purge what is removed, also by a process that was killed before it did; return how many messages."""
+    state, count = core.reader.state(), 0
+    if not state.control.purging:
+        return 0
+    for stream, version in _unpurged(core, state):
+        count += _purge(core, stream, version)
+
+    def make(tail: Stored, state: State, _: bool) -> list[Outgoing] | None:
+        control = state.control._replace(purging=_unpurged(core, state))
+        return None if control == state.control else [encode_control(core.subjects, control, *place_of(tail))]
+
+    write(core, make)
+    return count
+
+
+def _unpurged(core: Core, state: State) -> tuple[tuple[str, int], ...]:
+    """Return the streams that have to be purged yet, each up to a version, as far as is known here."""
+    return tuple(each for each in state.control.purging if core.purged.get(each[0], 0) < each[1])
+
+
+def _purge(core: Core, stream: str, version: int) -> int:
+    """Remove the messages of a stream up to a version; return how many there were."""
+    subject = core.subjects.stream(stream)
+    sequence, count = core.reader.seeker.sequence_up_to(subject, version), 0
+    if sequence:
+        count = core.jetstream.purge(subject, sequence + 1)
+    core.purged[stream] = max(version, core.purged.get(stream, 0))
+    return count
 
 
 def finish_redactions(core: Core) -> None:
@@ -303,9 +333,12 @@ def finish_redactions(core: Core) -> None:
 
 
 def _keep(core: Core, position: int, frame: int, stub: Event) -> None:
-    """Store the record of a redacted event without its content."""
+    """Store the record of a redacted event without its content, unless the event is removed."""
+    removed = core.subjects.removed_id(stub.id_bytes)
 
-    def make(tail: Stored, state: State, _: bool) -> list[Outgoing]:
+    def make(tail: Stored, state: State, _: bool) -> list[Outgoing] | None:
+        if removed in core.jetstream.last_of_each(core.subjects.control, [removed]):
+            return None
         return [
             encode_redacted(core.subjects, position, (frame, stub), tail_place(tail)),
             encode_control(core.subjects, state.control, *place_of(tail)),

@@ -362,9 +362,9 @@ class JetStream:
             )
         return b"".join(parts)
 
-    def purge(self, subject: str, before: int) -> None:
-        """Remove the messages of a subject with sequences below another."""
-        self.call("STREAM.PURGE", {"filter": subject, "seq": before})
+    def purge(self, subject: str, before: int) -> int:
+        """Remove the messages of a subject with sequences below another; return how many there were."""
+        return int(self.call("STREAM.PURGE", {"filter": subject, "seq": before})["purged"])
 
     def erase(self, sequence: int) -> None:
         """Remove a message, and overwrite its bytes."""

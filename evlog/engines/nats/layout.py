@@ -15,7 +15,9 @@
 3. No message is removed while it is the last one: what removes writes a message first.
 4. Event and index messages of an append are one atomic batch, which the server stores only if the stream
    ends where the writer has looked. An id that evlog makes needs no index: the sequence is in it.
-5. A message of `c` comes with every change of what all appends depend on: policies, schemas, redactions.
+5. Events are removed by messages that say so, and then purged. Until they are, `c` says up to which version
+   of their stream no reader returns any.
+6. A message of `c` comes with every change of what all appends depend on: policies, schemas, redactions.
 """
 
 from __future__ import annotations
@@ -187,6 +189,8 @@ class Control(NamedTuple):
     """how many events compactions have removed"""
     lost: int = 0
     """how many positions are of no event, and of no removed one: of a mirror whose source has lost them"""
+    purging: tuple[tuple[str, int], ...] = ()
+    """streams, each with the version up to which its events are removed; their messages may be there yet"""
 
 
 def place_headers(position: int, time_us: int) -> bytes:
@@ -196,15 +200,16 @@ def place_headers(position: int, time_us: int) -> bytes:
 
 def encode_control(subjects: Subjects, control: Control, position: int, time_us: int) -> Outgoing:
     """Return a message of `c`."""
-    data = msgpack.packb((*control.standing, control.removed, control.lost))
+    purging = (control.purging,) if control.purging else ()
+    data = msgpack.packb((*control.standing, control.removed, control.lost, *purging))
     headers = b"%b: %b\r\n" % (STORE.encode(), subjects.store_id.encode())
     return Outgoing(subjects.control.encode(), headers + place_headers(position, time_us), data)
 
 
 def decode_control(stored: Stored) -> Control:
     """Return the content of a message of `c`."""
-    mirror_of, moved_to, removed, lost = _unpack(stored, 4)
-    return Control(Standing(mirror_of, moved_to), removed, lost)
+    mirror_of, moved_to, *rest = _unpack(stored, 4, 5)
+    return Control(Standing(mirror_of, moved_to), *rest)
 
 
 def encode_id(subjects: Subjects, id: bytes, sequence: int, place: bytes) -> Outgoing:
@@ -247,12 +252,12 @@ def decode_redacted(stored: Stored) -> tuple[int, tuple[int, Event] | None]:
     return position, None if document is None else (document[0], Event(document[1]))
 
 
-def _unpack(stored: Stored, count: int) -> tuple[Any, ...]:
+def _unpack(stored: Stored, *counts: int) -> tuple[Any, ...]:
     try:
         values = msgpack.unpackb(stored.data, use_list=False, strict_map_key=False)
-        if isinstance(values, tuple) and len(values) == count:
+        if isinstance(values, tuple) and len(values) in counts:
             return values
-        raise ValueError(f"not {count} values")
+        raise ValueError(f"not {' or '.join(map(str, counts))} values")
     except (ValueError, msgpack.UnpackException) as error:
         raise CorruptionError(
             stored.subject, None, f"message {stored.sequence} is damaged ({error})"

@@ -3,7 +3,8 @@
 1. Redacted events are no longer messages of their streams. Their records without content are kept in memory
    and merged into each piece that is read. The list of redacted events is read after the piece, so an event
    whose message was erased meanwhile is not missed.
-2. Where in the stream a read begins is found by `seeking.py`.
+2. Removed events may be messages of their streams yet. Reads leave them out.
+3. Where in the stream a read begins is found by `seeking.py`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from evlog.model.retention import KEEP_ALL, Rules, first_visible_version, visibl
 from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from evlog.model.filters import EventFilter, LogSelection
     from evlog.model.history import RemovedRecord
@@ -267,7 +268,7 @@ class Reader:
         Args:
             state: as of the read's begin. Where numbers are missing, it is looked at again.
         """
-        framed = [each for each in found if after < each[1][at] <= to]
+        framed = _without_removed(state, (each for each in found if after < each[1][at] <= to))
         if framed and framed[-1][1][at] - after != len(framed):
             state = self.state()
         if not state.stubs and not state.rules.redactions:
@@ -380,6 +381,16 @@ class Reader:
             if not page or len(found) >= answer.get("total", 0):
                 return found
 
+    def count_unpurged(self, state: State) -> int:
+        """Return how many messages are events of users that are removed and not purged yet."""
+        count = 0
+        for stream, version in state.control.purging:
+            if not stream.startswith("$"):
+                subject = self._subjects.stream(stream)
+                last = self.seeker.sequence_up_to(subject, version)
+                count += sum(1 for _ in self._jetstream.scan(subject, 1, last))
+        return count
+
     def streams(
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
@@ -390,6 +401,7 @@ class Reader:
             counts.setdefault(of_token(name.rpartition(".")[2]), 0)
         for _, event in state.stubs:
             counts[event.stream] = counts.get(event.stream, 0) + 1
+        purging = dict(state.control.purging)
         names = [
             name
             for name in sorted(counts, key=lambda name: name.encode())
@@ -411,13 +423,21 @@ class Reader:
                 *(framed[1].time_us for framed in state.stubs if framed[1].stream == name),
                 0,
             )
-            first = max(version - counts[name] + 1, first_visible_version(rule, version))
+            there_from = max(version - counts[name], purging.get(name, 0)) + 1
+            first = max(there_from, first_visible_version(rule, version))
             since_us = visible_since_us(rule, now_us)
             if since_us is not None and first <= version:
                 visible = self.read_stream(StreamSelection(name, first, limit=1))
                 first = next((each.version for each in visible), version + 1)
             retention = None if rule is None or rule == KEEP_ALL else retention_of(rule, version)
             yield StreamInfo(name, version - first + 1, first, version, time_us, retention)
+
+
+def _without_removed(state: State, found: Iterable[Framed]) -> list[Framed]:
+    if not state.control.purging:
+        return list(found)
+    removed = dict(state.control.purging)
+    return [framed for framed in found if framed[1].version > removed.get(framed[1].stream, 0)]
 
 
 def _before(found: Iterator[Framed], until_us: int) -> Iterator[Framed]:

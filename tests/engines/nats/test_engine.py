@@ -16,7 +16,7 @@ import pytest
 import evlog
 from evlog import NewEvent
 from evlog.engines import keyed
-from evlog.engines.nats import connections, session
+from evlog.engines.nats import compaction, connections, history, session
 from evlog.engines.nats.address import Address
 from evlog.engines.nats.connections import Connections
 from evlog.engines.nats.engine import NatsEngine
@@ -596,16 +596,82 @@ def test_a_compaction_that_was_killed_before_it_purged_goes_on(
             patch.setattr(jetstream, "purge", killed)
             with pytest.raises(Killed):
                 store.compact()
-        assert store.verify().ok
         evlog.mirror(store, copy)
-        assert evlog.Mirror(store, copy).check().ok
-        assert store.compact().events_removed == 2
-        assert store.engine.removals() == 2
+        for _ in range(2):
+            assert [int(event.data) for event in store.read_all()] == [0, 2, 4, 5]
+            assert [int(event.data) for event in store.read("s-1")] == [5]
+            assert [(info.stream, info.events) for info in store.streams()] == [("s-0", 3), ("s-1", 1)]
+            assert store.info().events == 4
+            assert store.verify().ok
+            assert store.verify(quick=True).ok
+            evlog.mirror(store, copy)
+            assert evlog.Mirror(store, copy).check().ok
+            store.set_retention("s-1", clear=True)  # what is removed does not come back
+        assert store.compact().events_removed == 3  # and the policy that was replaced
+        assert store.engine.removals() == 3
+        assert engine_of(store)._core.reader.state().control.purging == ()
         assert [int(event.data) for event in store.read_all()] == [0, 2, 4, 5]
+        assert store.verify(quick=True).ok
         assert store.verify().ok
         evlog.mirror(store, copy)
         assert list(copy.read_all()) == list(store.read_all())
         assert copy.verify().ok
+
+
+@pytest.mark.parametrize(("name", "visible"), [("publish", [0, 1, 2]), ("purge", [2])])
+def test_what_can_be_seen_during_a_compaction_is_not_purged(
+    nats_url: NewUrl, monkeypatch: pytest.MonkeyPatch, name: str, visible: list[int]
+) -> None:
+    """Another user takes the policy back before the removal is stored, or before the purge."""
+    with evlog.open(nats_url(), create=True) as store, evlog.open(store.path) as other:
+        store.append("s", [NewEvent("T", number) for number in range(3)])
+        store.set_retention("s", max_count=1)
+        jetstream, seen = engine_of(store)._core.jetstream, list[object]()
+        call = getattr(jetstream, name)
+
+        def clear(*given: Any) -> Any:
+            monkeypatch.undo()
+            other.set_retention("s", clear=True)
+            seen.extend(event.json() for event in other.read("s"))
+            return call(*given)
+
+        monkeypatch.setattr(jetstream, name, clear)
+        store.compact()
+        assert seen == visible
+        assert [event.json() for event in other.read("s")] == visible
+        assert [event.json() for event in store.read_all()] == visible
+        assert store.verify().ok
+
+
+@pytest.mark.parametrize("is_first", [False, True], ids=["while it is erased", "before it is removed"])
+def test_a_redacted_event_that_is_removed_meanwhile_does_not_come_back(
+    nats_url: NewUrl, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    with evlog.open(nats_url(), create=True) as store, evlog.open(store.path) as other:
+        store.append("s", [NewEvent("T", number, tags=["t"]) for number in range(3)])
+        store.set_retention("s", before=3)
+        remove, keep = history.remove_events, history._keep
+
+        def redact(*given: Any, **more: Any) -> int:
+            monkeypatch.undo()
+            other.redact(2, reason="r")
+            return remove(*given, **more)
+
+        def compact(*given: Any) -> None:
+            monkeypatch.undo()
+            store.compact()
+            keep(*given)
+
+        if is_first:
+            monkeypatch.setattr(compaction, "remove_events", redact)
+            store.compact()
+        else:
+            monkeypatch.setattr(history, "_keep", compact)
+            other.redact(2, reason="r")
+        assert [event.position for event in store.read_all()] == [3]
+        assert store.verify().ok
+        removed = [each for each in store.engine.read_removed(0, 9) if each.stream == "s"]
+        assert [(each.position, bool(each.digest)) for each in removed] == [(1, True), (2, False)]
 
 
 def test_a_removal_whose_answer_is_lost_is_counted_once(
