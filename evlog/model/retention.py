@@ -130,6 +130,28 @@ def hides(rule: Rule | None, record: Record, last_version: int, now_us: int) -> 
     return since_us is not None and record[5] < since_us
 
 
+def shows_more(now: Rules, before: Rules) -> bool:
+    """Return whether policies may show an event that others hide, once those are replaced by them."""
+    if now.streams == before.streams and now.categories == before.categories:
+        return False
+    return any(
+        _may_show(now.rule_for(name), before.rule_for(name)) for name in {*now.streams, *before.streams}
+    ) or any(_may_show(now.categories.get(name), rule) for name, rule in before.categories.items())
+
+
+def _may_show(now: Rule | None, before: Rule | None) -> bool:
+    if before is None:
+        return False
+    now = now or KEEP_ALL
+    limits = (now.max_count, before.max_count), (now.max_age_us, before.max_age_us)
+    return (
+        any(least is not None and (most is None or most > least) for most, least in limits)
+        or now.truncate_before < before.truncate_before
+        or now.deleted < before.deleted
+        or now.tombstone < before.tombstone
+    )
+
+
 def rule_in_force(stream: str, own: Rule | None, common: Rule | None) -> Rule | None:
     """Return the rule made of a stream's own policy and its category's; None if neither says anything."""
     if stream.startswith(SYSTEM_PREFIX):

@@ -34,7 +34,7 @@ from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, STARTED_TYP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Final
 
     from evlog.files.compaction.plan import Plan
@@ -77,9 +77,17 @@ def clear_leftovers(log: Log, lock: FileLock, disk: Disk) -> None:
 
 
 def replace_segments(
-    log: Log, lock: FileLock, disk: Disk, old: Sequence[SegmentInfo], new: SegmentInfo
+    log: Log,
+    lock: FileLock,
+    disk: Disk,
+    old: Sequence[SegmentInfo],
+    new: SegmentInfo,
+    check: Callable[[], None] | None = None,
 ) -> list[ReadFile]:
     """Have the manifest name a segment, whose files are synced, in the place of others; durable on return.
+
+    Args:
+        check: called with the lock, when the log was looked at; raises if the segment must not be named.
 
     Returns:
         Large files of the others, which have lost their names. To close them frees their space.
@@ -92,6 +100,8 @@ def replace_segments(
     large = _open_large(log.store, old)
     with lock:
         log.look()
+        if check is not None:
+            check()
         manifest = log.manifest
         after = manifest._replace(segments=_replaced(manifest.segments[:], old, new))
         try:

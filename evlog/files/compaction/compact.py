@@ -1,6 +1,6 @@
 """Compaction: removing the events that policies hide, step by step, while others read and write.
 
-Read this first. The flow of one compaction, `_Run.run`:
+Read this first. The flow of one compaction, `_Run`:
 
 1. Remove what an interrupted one left (commit).
 2. Plan at a cut-off (a position and a time): which events are hidden, which segments lose some (plan).
@@ -11,6 +11,9 @@ Read this first. The flow of one compaction, `_Run.run`:
    store or the new one, and at any moment the removed events of a stream are its oldest. Helper processes
    read the next groups meanwhile.
 5. Append `$CompactionFinished`.
+
+A step that would remove what a policy no longer hides is not committed. Then all of this is done again: the
+compaction goes on like one that was interrupted.
 
 Events that a redaction names lose their content in step 4. Readers see no difference.
 
@@ -48,6 +51,7 @@ from evlog.files.log.sealed_segment import SealedSegment
 from evlog.files.write.group_commit import clear_requests
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Compaction
+from evlog.model.retention import Rules, shows_more
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,13 +145,12 @@ def compact(
     try:
         run = _Run(log, writer, disk, lock_timeout_seconds, compress=compress, progress=progress)
         try:
-            done = run.run(force=force)
+            done = run.run_as_policies_allow(force=force)
             if done.resumed and run.has_unerased():  # redacted after the cut-off of the earlier one
-                again = run.run(force=force)
+                again = run.run_as_policies_allow(force=force)
                 done = again._replace(
                     resumed=True,
                     events_removed=done.events_removed + again.events_removed,
-                    events_erased=done.events_erased + again.events_erased,
                     segments_before=done.segments_before,
                     bytes_before=done.bytes_before,
                 )
@@ -168,6 +171,10 @@ def acquire_lock(store: str, disk: Disk, timeout_seconds: float | None = _ASKING
         lock.close()
         raise CompactionRunning(store) from None
     return lock
+
+
+class _PoliciesRelaxed(Exception):
+    """A policy no longer hides everything that it hid when the compaction was planned."""
 
 
 class _Run:
@@ -191,9 +198,23 @@ class _Run:
         self._compressed = Compressed()
         self._progress = progress
         self._done = self._total = 0
+        self._erased = 0  # events
+        self._policies = Rules()  # from before the plan was made
         self._replaced: list[ReadFile] = []  # of the last step: files without a name
 
-    def run(self, *, force: bool) -> Compaction:
+    def run_as_policies_allow(self, *, force: bool) -> Compaction:
+        """Do everything; again for the rest, if a policy was relaxed meanwhile."""
+        log = self._log
+        log.look()
+        resumed = log.retry_on_compaction(lambda: find_unfinished(log)) is not None
+        segments = len(log.manifest.segments)
+        while True:
+            try:
+                return self._run(force=force)._replace(resumed=resumed, segments_before=segments)
+            except _PoliciesRelaxed:
+                continue
+
+    def _run(self, *, force: bool) -> Compaction:
         log = self._log
         log.look()
         log.raise_damage()
@@ -202,6 +223,7 @@ class _Run:
         with Workers(core_count() if size >= _BYTES_WORTH_HELPERS else 1, rewrite.__module__) as workers:
             clear_leftovers(log, self._lock, self._disk)
             started = log.retry_on_compaction(lambda: find_unfinished(log))
+            self._policies = log.retry_on_compaction(lambda: log.policies().rules())
             plan = log.retry_on_compaction(lambda: without_collector(_plan, log, started, workers))
             seen = log.retry_on_compaction(lambda: entries_crc(log, plan.cut_off.position))
             if not force:
@@ -219,7 +241,7 @@ class _Run:
                 with closing(read_groups(log, plan.groups, workers)) as results:
                     for group in plan.groups:
                         self._do_step(group, results, workers)
-                if plan.events_erased:
+                if self._erased:
                     with self._lock:  # no writer leads; a writer whose request is lost appends for itself
                         clear_requests(log.store, self._disk)
                 events, before = events_removed(log) - started.removed_before, started.bytes
@@ -241,7 +263,7 @@ class _Run:
             segments_compressed=self._compressed.segments,
             uncompressed_bytes=self._compressed.bytes_before,
             compressed_bytes=self._compressed.bytes_after,
-            events_erased=plan.events_erased,
+            events_erased=self._erased,
         )
 
     def has_unerased(self) -> bool:
@@ -287,7 +309,13 @@ class _Run:
             output.remove_files(disk)  # the disk may be full, and the files take space
             raise
         # Not in a thread: beside one that computes it waits for the interpreter while it holds the lock.
-        self._replaced = replace_segments(log, self._lock, disk, infos, info)
+        self._replaced = replace_segments(log, self._lock, disk, infos, info, self._check_policies)
+        self._erased += sum(len(segment.redacted) for segment in group)
+
+    def _check_policies(self) -> None:
+        """Raise _PoliciesRelaxed if a user takes back a policy that the plan follows."""
+        if shows_more(self._log.policies().rules(), self._policies):
+            raise _PoliciesRelaxed
 
     def _compress_all(self, infos: Sequence[SegmentInfo]) -> None:
         self._total = self._done + sum(info.log_bytes for info in infos)  # some were sealed meanwhile
@@ -310,7 +338,7 @@ class _Run:
         return info
 
     def _count_work(self, plan: Plan) -> None:
-        self._total = sum(segment.work_bytes for group in plan.groups for segment in group)
+        self._total = self._done + sum(segment.work_bytes for group in plan.groups for segment in group)
         if self._compress:
             self._total += sum(info.log_bytes for info in _plain_segments(self._log, plan))
 

@@ -382,6 +382,36 @@ def test_a_resumed_compaction_removes_only_what_old_and_present_rules_hide(
     assert store.verify().findings == ()
 
 
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("at_step", [1, 4])
+def test_a_compaction_removes_nothing_that_becomes_visible_meanwhile(
+    store: EventStore, change: str, at_step: int
+) -> None:
+    fill(store, 81)
+    store.set_retention(category="s", max_count=5)
+    before = list[evlog.Event]()
+    steps, reports = 0, list[tuple[int, int]]()
+    with evlog.open(store.path) as other:
+
+        def act(done: int, total: int) -> None:
+            nonlocal steps
+            steps += 1
+            reports.append((done, total))
+            if steps == at_step:
+                CHANGES[change][0](other)
+                before.extend(visible(other))
+
+        done = store.compact(progress=act)
+    assert visible(store) == before != []
+    assert not done.resumed
+    assert all(done <= total for done, total in reports)
+    assert done.events_removed == 81 - sum(event.position <= 81 for event in store.read_all())
+    if at_step == 1:
+        assert min(e.version for e in all_events(store) if e.stream == "s-0") == CHANGES[change][1]
+    assert store.stream_version("$compactions") == 2
+    assert store.verify().findings == ()
+
+
 @pytest.mark.parametrize(
     "data", [b"{}", b"[1]", b"{", b"[" * 9999, b'{"position":99,"time":1,"removed_before":0,"bytes":0}']
 )
