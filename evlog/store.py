@@ -39,6 +39,7 @@ from evlog.model.arguments import (
     check_seconds,
     check_texts,
     list_of,
+    maybe_whole,
 )
 from evlog.model.encoding import encode_events
 from evlog.model.events import (
@@ -122,7 +123,7 @@ def open(
     """
     if sync not in ("always", "none"):
         raise InvalidArgument(f"invalid sync {sync!r}; use 'always' or 'none'")
-    check_seconds(lock_timeout=lock_timeout)
+    (lock_timeout,) = check_seconds(lock_timeout=lock_timeout)
     if isinstance(path, str) and "://" in path:
         from evlog.engine import maybe_find_opener
 
@@ -365,7 +366,7 @@ class EventStore:
 
         if isinstance(about, str):
             check_stream_name(about)
-        check_numbers("retries", retries=retries)
+        (retries,) = check_numbers("retries", retries=retries)
         check_ordinary("decide", decide, may_yield=True)
         if key is not None:
             id_of_key(key)  # raises if the text cannot be a key, before anything is decided
@@ -477,7 +478,9 @@ class EventStore:
             InvalidArgument: a bound is negative, a datetime has no time zone, or another thread takes events
                 of the same iterator: a store is for all threads, an iterator for one at a time.
         """
-        check_numbers("from_version", from_version=from_version, to_version=to_version, limit=limit)
+        from_version, to_version, limit = check_numbers(
+            "from_version", from_version=from_version, to_version=to_version, limit=limit
+        )
         check_readable_name(stream)
         filter = make_filter(
             None, None, types, since, until, tags, correlation=correlation, metadata=metadata, grep=grep
@@ -516,7 +519,7 @@ class EventStore:
         Raises:
             As `read`.
         """
-        check_numbers("after", after=after, to=to, limit=limit)
+        after, to, limit = check_numbers("after", after=after, to=to, limit=limit)
         filter = make_filter(
             None,
             category,
@@ -573,15 +576,15 @@ class EventStore:
         return found if self._upcast is None else self._upcast(found)
 
     def _get_stored(self, event: UUID | str | bytes | int) -> Event:
-        if isinstance(event, int):
-            check_numbers(position=event)
-            name: str | int = event
-            position: int | None = event
+        position: int | None = maybe_whole(event)
+        if position is not None:
+            check_numbers(position=position)
+            name: str | int = position
         else:
             from evlog.model.encoding import encode_id
 
             try:
-                id = encode_id(event)
+                id = encode_id(event)  # type: ignore[arg-type]  # it is no int
             except InvalidEvent:
                 raise InvalidArgument(f"invalid event {event!r:.80}; give its id or its position") from None
             name, position = id_text(id), self.engine.find_ids([id]).get(id)
@@ -690,7 +693,7 @@ class EventStore:
         from evlog.state.compute import Selection, compute
         from evlog.state.fold import as_fold
 
-        check_numbers(at=at)
+        (at,) = check_numbers(at=at)
         if stream is not None:
             check_readable_name(stream)
             if category is not None or query is not None:
@@ -750,8 +753,8 @@ class EventStore:
         """
         from evlog.state.snapshots import wait_for
 
-        check_numbers("position", position=position)
-        check_seconds(timeout=timeout)
+        (position,) = check_numbers("position", position=position)
+        (timeout,) = check_seconds(timeout=timeout)
         _check_stream(stream)
         return wait_for(self.engine, name, stream, position, timeout)
 
@@ -820,7 +823,7 @@ class EventStore:
         """
         from evlog.schemas.registry import find
 
-        check_numbers(version=version)
+        (version,) = check_numbers(version=version)
         return find(self.engine, type, version)
 
     def schemas(self) -> list[Schema]:
@@ -893,8 +896,8 @@ class EventStore:
         """
         from evlog.subscriptions.named import begin
 
-        check_numbers(after=after, to=to)
-        check_seconds(idle=idle, timeout=timeout)
+        after, to = check_numbers(after=after, to=to)
+        idle, timeout = check_seconds(idle=idle, timeout=timeout)
         if stream is not None:
             check_readable_name(stream)
             if category is not None:
@@ -1028,7 +1031,7 @@ class EventStore:
         """
         from evlog.subscriptions.named import reset
 
-        check_numbers("to", to=to)
+        (to,) = check_numbers("to", to=to)
         reset(self.engine, name, to)
 
     def delete_subscription(self, name: str) -> None:

@@ -219,3 +219,37 @@ def test_what_cannot_be_a_duration_is_refused(memory_path: Path, seconds: Any) -
         for use in uses:
             with pytest.raises(InvalidArgument, match="use seconds, 0 or more, or None"):
                 use()
+
+
+def test_numbers_and_lists_may_be_numpys(memory_path: Path) -> None:
+    """Sums of its numbers can overflow, comparisons of its arrays are no bool, and msgspec takes neither."""
+    np = pytest.importorskip("numpy")
+    types, tags = np.array(["T", "U"]), np.array(["t", "u"])
+    event = NewEvent("T", tags=tags)
+    with small_store(memory_path / "store") as store:
+        store.append("s", [event] * 300, expected=np.int64(0))
+        store.append(
+            "s", [event], np.uint16(300), conditions=[IfVersion("s", np.int64(300)), IfNone("tag=v")]
+        )
+        store.append("s", [event], conditions=IfNone(Query(types, tags), np.int64(301)))
+        store.append_many(NewEvents("s", types, [b"1", b"2"], tags=np.array([["a", "b"], ["c", "d"]])))
+        assert [each.version for each in store.read("s", np.uint8(255), np.uint16(256))] == [255, 256]
+        after = store.read_all(np.uint8(255), types=types, tags=tags, limit=np.uint8(2))
+        assert [each.position for each in after] == [256, 257]
+        assert store.get(np.uint8(255)) == store.get(255)
+        assert not list(store.read_all(types=types[:0]))
+        for fold_again in (False, True):
+            at = np.int64(9) if fold_again else None
+            state = store.state(types=types, tags=tags, at=at, snapshot="s")
+            assert (state.events, type(state.position)) == (9 if fold_again else 302, int)
+        assert store.snapshot("s").selection == {"types": ["T", "U"], "tags": ["t", "u"]}
+        assert store.wait_for("s", np.uint16(302), timeout=np.float32(1))
+        zero: Any = Decimal(0)
+        timeouts: list[Any] = [np.float32(60), Decimal(60)]
+        for timeout in timeouts:
+            run = store.subscribe("n", after=np.uint8(255), to=np.uint16(257), types=types, timeout=timeout)
+            with run:
+                run.consume(lambda _: 1 / 0, retries=np.int64(2), retry_delay=zero, on_failure="park")
+        positions = [parked.position for parked in store.parked("n")]
+        assert positions == [256, 257]
+        assert store.replay_parked("n", lambda _: None, np.array(positions)).succeeded == 2

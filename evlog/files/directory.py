@@ -29,7 +29,7 @@ def wait_for_store(path: str | os.PathLike[str], timeout_seconds: float | None =
     from evlog.files.follow.feed import wait_for_file
     from evlog.model.arguments import check_seconds
 
-    check_seconds(timeout_seconds=timeout_seconds)
+    (timeout_seconds,) = check_seconds(timeout_seconds=timeout_seconds)
     return wait_for_file(manifest_path(check_path(path)), timeout_seconds)
 
 
@@ -73,7 +73,7 @@ def repair_store(
     from evlog.files.check import repair
     from evlog.model.arguments import check_functions, check_seconds
 
-    check_seconds(lock_timeout=lock_timeout)
+    (lock_timeout,) = check_seconds(lock_timeout=lock_timeout)
     check_functions(progress=progress)
     return repair.repair_store(check_path(path), lock_timeout_seconds=lock_timeout, progress=progress)
 

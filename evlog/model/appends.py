@@ -10,7 +10,7 @@ from _collections_abc import Sequence  # collections.abc would import the packag
 from operator import itemgetter
 
 from evlog.errors import CorruptionError, EvlogError, InvalidArgument
-from evlog.model.arguments import list_of
+from evlog.model.arguments import list_of, maybe_whole
 from evlog.model.events import check_stream_name, id_text, make_ids
 from evlog.model.named import NamedTuple
 
@@ -34,10 +34,10 @@ _id_of = itemgetter(1)  # of an encoded event
 
 def check_expected(expected: Any) -> ExpectedVersion:
     """Return an expected version, or raise InvalidArgument."""
-    if expected in (ANY, STREAM_EXISTS):
+    if isinstance(expected, str) and expected in (ANY, STREAM_EXISTS):
         return str(expected)
-    if isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0:
-        return expected
+    if not isinstance(expected, bool) and (version := maybe_whole(expected)) is not None and version >= 0:
+        return version
     raise InvalidArgument(f"expected is {expected!r}; give ANY, NO_STREAM, STREAM_EXISTS or a version")
 
 

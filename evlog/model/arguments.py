@@ -5,12 +5,14 @@ Each raises InvalidArgument with the argument's name.
 
 from __future__ import annotations
 
+from operator import index
+
 from evlog.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Final, TypeVar
+    from typing import Any, Final, TypeVar
 
     Item = TypeVar("Item")
 
@@ -26,32 +28,53 @@ def check_texts(**texts: str | None) -> None:
             raise InvalidArgument(f"{name} is {text!r}; give a text")
 
 
-def check_numbers(*needed: str, **numbers: int | None) -> None:
-    """Refuse what is not a whole number from 0 up to the largest that every engine can count to.
+def check_numbers(*needed: str, **numbers: int | None) -> list[Any]:
+    """Return whole numbers as ints, also numpy's, whose sums can overflow; None stays None.
 
     Args:
         needed: the names of those that cannot be None.
+
+    Raises:
+        InvalidArgument: one is not a whole number from 0 up to the largest that every engine can count to.
     """
-    for name, value in numbers.items():
-        if value is None and name not in needed:
-            continue
-        if value.__class__ is int and 0 <= value <= _MOST:
+    checked = [*numbers.values()]
+    for at, (name, value) in enumerate(numbers.items()):
+        if (value.__class__ is int and 0 <= value <= _MOST) or (value is None and name not in needed):
             continue  # the common case
-        is_whole = hasattr(value.__class__, "__index__")  # an int, or for example numpy's
-        if not is_whole or not 0 <= value <= _MOST:  # type: ignore[operator]
-            allowed = f"at most {_MOST}" if is_whole and value > 0 else "0 or more"  # type: ignore[operator]
+        whole = maybe_whole(value)
+        if whole is None or not 0 <= whole <= _MOST:
+            allowed = f"at most {_MOST}" if whole is not None and whole > 0 else "0 or more"
             raise InvalidArgument(f"invalid {name} {value!r:.80}; use a whole number, {allowed}")
+        checked[at] = whole
+    return checked
 
 
-def check_seconds(**durations: float | None) -> None:
-    """Refuse a duration that is negative or NaN, and what is not a number."""
+def maybe_whole(value: object) -> int | None:
+    """Return a whole number as an int, also numpy's; None if it is anything else."""
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def check_seconds(**durations: float | None) -> list[Any]:
+    """Return durations as floats, also a Decimal; None stays None.
+
+    Raises:
+        InvalidArgument: one is negative, NaN, or not a number.
+    """
+    checked: list[float | None] = []
     for name, seconds in durations.items():
         try:
-            if seconds is None or (hasattr(seconds.__class__, "__float__") and float(seconds) >= 0):
+            if seconds is not None and not hasattr(seconds.__class__, "__float__"):
+                raise TypeError
+            checked.append(None if seconds is None else float(seconds))
+            if seconds is None or checked[-1] >= 0:  # type: ignore[operator]
                 continue
-        except (ValueError, OverflowError):
-            pass  # a signalling NaN, or an int beyond every float
+        except (TypeError, ValueError, OverflowError):
+            pass  # also a signalling NaN, an int beyond every float, an array
         raise InvalidArgument(f"invalid {name} {seconds!r:.80}; use seconds, 0 or more, or None")
+    return checked
 
 
 def check_functions(*needed: str, **functions: Callable[..., object] | None) -> None:

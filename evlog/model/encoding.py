@@ -85,8 +85,10 @@ def maybe_encode_columns(
     count = len(datas)
     if (
         [*map(type, datas)].count(bytes) != count
-        or not metadatas.count(None) == tags.count(None) == content_types.count("json") == count
-        or not (_are_ids(ids) or ids.count(None) == count)
+        or not _are_none(metadatas)
+        or not _are_none(tags)
+        or content_types.count("json") != count
+        or not (_are_ids(ids) or _are_none(ids))
         or max(map(len, datas)) > MAX_EVENT_BYTES
     ):
         return None
@@ -94,6 +96,11 @@ def maybe_encode_columns(
     if check_json(datas):
         datas = [data.translate(_LINE_BREAKS_TO_SPACES) for data in datas]
     return EncodedEvents(types, ids, [JSON_CODE] * count, datas, metadatas)
+
+
+def _are_none(values: Sequence[Any]) -> bool:
+    """Return whether each is None, by the types: a comparison with an array is no bool."""
+    return [*map(type, values)].count(None.__class__) == len(values)
 
 
 def _are_ids(ids: Sequence[Any]) -> bool:

@@ -13,7 +13,7 @@ A value that begins with `"`, or holds one of `,` `;` `|`, is written as a JSON 
 from __future__ import annotations
 
 from evlog.errors import InvalidArgument
-from evlog.model.arguments import list_of
+from evlog.model.arguments import list_of, maybe_whole
 from evlog.model.events import check_type, tags_of
 from evlog.model.json_text import encode_json, scan_json
 from evlog.model.tags import check_wanted
@@ -57,7 +57,7 @@ class Query:
     def __init__(self, types: Iterable[str] = (), tags: Iterable[str] = ()) -> None:
         if isinstance(types, str):
             raise InvalidArgument(f"types is the text {types!r:.80}; give a list of event types")
-        checked = () if types == () else tuple(sorted(set(map(check_type, list_of("types", types)))))
+        checked = tuple(sorted(set(map(check_type, list_of("types", types)))))
         object.__setattr__(self, "items", ((checked, check_wanted(tags)),))
 
     @classmethod
@@ -141,10 +141,11 @@ class IfNone:
     __slots__ = ("after", "query")
 
     def __init__(self, query: Query | str, after: int = 0) -> None:
-        if not isinstance(after, int) or isinstance(after, bool) or after < 0:
+        position = maybe_whole(after)
+        if position is None or isinstance(after, bool) or position < 0:
             raise InvalidArgument(f"invalid after {after!r:.80}; use a position, 0 or more")
         self.query = as_query(query)
-        self.after = after
+        self.after = position
 
     def __eq__(self, other: object) -> bool:
         return (self.query, self.after) == (other.query, other.after) if isinstance(other, IfNone) else False

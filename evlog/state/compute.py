@@ -13,6 +13,7 @@ import msgspec
 from evlog.model.checkpoints import check_subscription_name
 from evlog.model.events import moment_of, upcast_all
 from evlog.model.filters import EventFilter, LogSelection, StreamSelection
+from evlog.model.json_text import decode_json, encode_json
 from evlog.model.named import NamedTuple
 from evlog.model.retention import REDACTIONS_STREAM
 from evlog.state.fold import S
@@ -81,7 +82,8 @@ class Selection:
             kept["since_us"] = self.filter.since_us
         if self.query is not None:
             kept["query"] = str(self.query)
-        return kept
+        plain: dict[str, Any] = decode_json(encode_json(kept))  # msgspec takes no subclass of str, as numpy's
+        return plain
 
     def read(
         self, engine: Engine, after: int, to: int | None, *, limit: int | None = None

@@ -148,7 +148,7 @@ def pauses(delay_seconds: float | None = None) -> Iterator[float]:
     Args:
         delay_seconds: of every pause; None: pauses that grow from a tenth of a second to ten seconds.
     """
-    pause_seconds = FIRST_RETRY_SECONDS if delay_seconds is None else delay_seconds
+    pause_seconds = FIRST_RETRY_SECONDS if delay_seconds is None else float(delay_seconds)
     while True:
         yield pause_seconds
         if delay_seconds is None:

@@ -198,7 +198,7 @@ class Subscription:
         deadline = self._deadline
         if timeout_seconds is not None:
             if not hasattr(timeout_seconds.__class__, "__float__") or not timeout_seconds < 0:  # that is over
-                check_seconds(timeout_seconds=timeout_seconds)
+                (timeout_seconds,) = check_seconds(timeout_seconds=timeout_seconds)
             deadline = min(deadline, time.monotonic() + timeout_seconds)
         while not self._stopped:
             event = self._next_ready()

@@ -125,7 +125,7 @@ def last_position(source: EventStore, at: int | None) -> int:
     Raises:
         InvalidArgument: the source does not reach `at`.
     """
-    check_numbers(at=at)
+    (at,) = check_numbers(at=at)
     head = engine_of("source", source).head()
     if at is None:
         return head

@@ -193,7 +193,7 @@ class Mirror:
         merge: bool = False,
         piece_events: int = PIECE_EVENTS,
     ) -> None:
-        check_numbers("piece_events", piece_events=piece_events)
+        (piece_events,) = check_numbers("piece_events", piece_events=piece_events)
         self._source = engine_of("source", source)
         self._destination = engine_of("destination", destination)
         if self._source.store_id == self._destination.store_id:
