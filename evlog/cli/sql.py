@@ -8,7 +8,7 @@ import threading
 
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import RAW, STORE, argument, choice
-from evlog.errors import InvalidArgument
+from evlog.errors import EventTooLarge, InvalidArgument
 from evlog.process.threads import without_signals
 
 TYPE_CHECKING = False
@@ -46,10 +46,10 @@ def command(given: Given) -> None:
     """Print the result."""
     from evlog.cli._support.event import read_data
 
-    query = read_data(given.query, "text")
-    assert query is not None
     try:
-        text = query.decode()
+        text = (read_data(given.query, "text") or b"").decode()
+    except EventTooLarge as error:
+        raise InvalidArgument("the query is too long", f"give at most {error.limit_bytes} bytes") from None
     except UnicodeDecodeError:
         raise InvalidArgument("the query is not UTF-8", "give a text") from None
     form = given.output or ("table" if console.stdout_is_terminal() else "json")

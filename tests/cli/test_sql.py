@@ -94,6 +94,12 @@ def test_a_query_comes_from_a_file_or_stdin(shop: Evlog, here: Path) -> None:
     assert shop("sql", "-", stdin=b"\xff").code == 2
 
 
+def test_a_query_without_an_end_is_too_long_and_no_event(shop: Evlog) -> None:
+    result = shop("sql", "@/dev/zero")
+    assert result.code == 2
+    assert result.err.startswith("evlog: the query is too long; give at most")
+
+
 def test_a_refused_query_is_one_line(shop: Evlog) -> None:
     result = shop("sql", "select nosuch\nfrom events")
     assert result.code == 2

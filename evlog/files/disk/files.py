@@ -20,15 +20,13 @@ import mmap
 import os
 import sys
 
-from evlog.errors import CorruptionError, StoreAccessDenied, StoreIOError, UnsafeFile
+from evlog.errors import CorruptionError, EvlogError, StoreAccessDenied, StoreIOError, UnsafeFile
 from evlog.files.disk.opening import NO_ROOM, OWN_DIRECTORIES, check_directory, error_for, open_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Final
-
-    from evlog.errors import EvlogError
 
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOTSUP})
 STEP_BYTES: Final = 8 << 20  # of a large file: written, and then on its way to the device
@@ -236,11 +234,18 @@ class Disk:
         shutil.rmtree(path, ignore_errors=True)
 
     def create_file(self, path: str, content: bytes) -> None:
-        """Make a file that holds exactly the content, synced; its name is not durable yet."""
+        """Make a file that holds exactly the content, synced; its name is not durable yet.
+
+        Raises:
+            StoreFull, StoreIOError: the file is removed, because the disk may be full.
+        """
         file = self.open(path, create=True, truncate=True)
         try:
             self.write_at(file, content, 0)
             self.sync(file)
+        except EvlogError:
+            self._remove_failed(path)
+            raise
         finally:
             self.close(file)
 
@@ -261,7 +266,7 @@ class Disk:
         Where the file system can, both share the blocks on the device until one of them is changed.
 
         Raises:
-            StoreFull, StoreIOError: part of the file may be there.
+            StoreFull, StoreIOError: the file is removed, because the disk may be full.
         """
         file = self.open(path, create=True, truncate=True)
         try:
@@ -278,8 +283,17 @@ class Disk:
                 if done < length:  # so that a process that syncs an append waits for one step, not for all
                     self.sync(file)
             self.sync(file)
+        except EvlogError:
+            self._remove_failed(path)
+            raise
         finally:
             self.close(file)
+
+    def _remove_failed(self, path: str) -> None:
+        try:
+            self.remove(path)
+        except EvlogError:
+            pass  # the first error says what is wrong
 
     def drop_cache(self, file: WriteFile | ReadFile, offset: int = 0) -> None:
         """Ask that later reads from the offset on come from the device, not from memory; a hint, no promise.
@@ -486,9 +500,15 @@ def _data_end(fd: int, size: int) -> int:
     return size
 
 
-def memory(length: int) -> mmap.mmap:
-    """Return zeros, of which slices are bytes; only pages that are written to take memory."""
-    zeros = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def maybe_memory(length: int) -> mmap.mmap | None:
+    """Return zeros, of which slices are bytes; only pages that are written to take memory.
+
+    None where a limit on the address space (`ulimit -v`) or on what is promised leaves no room for them.
+    """
+    try:
+        zeros = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError:
+        return None
     if hasattr(mmap, "MADV_HUGEPAGE"):  # a read of records in no order takes 5 to 15 % less
         try:
             zeros.madvise(mmap.MADV_HUGEPAGE)

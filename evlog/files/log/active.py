@@ -15,7 +15,7 @@ from bisect import bisect_left, bisect_right
 from zlib import crc32
 
 from evlog.errors import CorruptionError, EvlogError
-from evlog.files.disk.files import Disk, ReadFile, memory
+from evlog.files.disk.files import Disk, ReadFile, maybe_memory
 from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME, ENTRY_PLACE, derive_entries
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
@@ -97,8 +97,9 @@ class ActiveSegment(Segment):
         if at < end:
             if end > _MAX_HELD_BYTES:
                 return None
-            if held is None:
-                held = memory(_MAX_HELD_BYTES)
+            if held is None and (held := maybe_memory(_MAX_HELD_BYTES)) is None:
+                self._pieces_read = 0  # after as many more, it tries again
+                return None
             # Only up to `end`: other processes may be writing after it.
             piece = self._log.read(min(_HELD_AT_ONCE, end - at), at)
             held[at : at + len(piece)] = piece

@@ -380,6 +380,30 @@ def test_new_files_of_a_root_that_may_not_give_them_away_are_the_groups(
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o664
 
 
+def test_a_file_for_which_there_is_no_space_takes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 100_000)
+    pwrite = os.pwrite
+
+    def write_a_part(fd: int, data: bytes, offset: int) -> int:
+        if offset:
+            raise OSError(errno.ENOSPC, "")
+        return pwrite(fd, data[:5000], offset)
+
+    def refuse(*_arguments: object) -> int:
+        raise OSError(errno.EXDEV, "")
+
+    monkeypatch.setattr(os, "pwrite", write_a_part)
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    with pytest.raises(StoreFull):
+        DISK.create_file(f"{tmp_path}/new", source.read_bytes())
+    with pytest.raises(StoreFull):
+        DISK.copy_file(ReadFile(str(source)), f"{tmp_path}/new", 100_000)
+    assert os.listdir(tmp_path) == ["source"]
+
+
 def test_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
     DISK.create_file(path, b"0123456789")

@@ -330,6 +330,17 @@ def test_a_log_that_is_too_long_is_not_kept_in_memory(
     assert segment.maybe_in_memory() is None
 
 
+def test_a_log_for_which_there_is_no_memory_is_read_from_its_file(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on the address space (`ulimit -v`) does not keep a process from reading."""
+    monkeypatch.setattr(active_module, "_PIECES_BEFORE_HOLDING", 0)
+    monkeypatch.setattr(active_module, "_MAX_HELD_BYTES", 1 << 56)
+    segment = engine_of(store)._log.active.segment  # type: ignore[union-attr]
+    assert len(list(store.read("s-1"))) > 0
+    assert segment.maybe_in_memory() is None
+
+
 def test_what_is_wrong_in_memory_is_read_again(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(active_module, "_PIECES_BEFORE_HOLDING", 0)
     segment = engine_of(store)._log.active.segment  # type: ignore[union-attr]
