@@ -91,7 +91,7 @@ def tree_of(module: str) -> ast.Module:
 
 
 def layer_of(module: str) -> str:
-    """The row's name for a module: the longest package of the table that it is in, or itself."""
+    """Return the row's name for a module: the longest package of the table that it is in, or itself."""
     module = ROOMMATES.get(module, module)
     parts = module.removesuffix("/__init__").split("/")
     for end in range(len(parts), 0, -1):
@@ -101,7 +101,7 @@ def layer_of(module: str) -> str:
 
 
 def imported_modules(module: str) -> set[str]:
-    """The evlog modules, named as in MODULES, that a module imports anywhere, also under TYPE_CHECKING."""
+    """Return the evlog modules, named as in MODULES, that a module imports, also for type checkers only."""
     found: set[str] = set()
     for node in ast.walk(tree_of(module)):
         if isinstance(node, ast.Import):
@@ -185,7 +185,7 @@ def test_importing_the_library_leaves_the_command_line_alone() -> None:
 
 
 def writing_calls(tree: ast.Module) -> Iterator[str]:
-    """Where a module changes files by itself, as `line: what`."""
+    """Yield where a module changes files by itself, as `line: what`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             owner = node.value.id if isinstance(node.value, ast.Name) else None

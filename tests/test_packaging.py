@@ -23,7 +23,7 @@ PROJECT = tomllib.loads(TEXT)["project"]
 
 
 def names_of(requirements: list[str]) -> set[str]:
-    """The names under which they are imported, which here are those of the distributions."""
+    """Return the names under which they are imported, which here are those of the distributions."""
     return {re.split(r"[^\w-]", requirement, maxsplit=1)[0].replace("-", "_") for requirement in requirements}
 
 

@@ -51,7 +51,7 @@ def test_store_is_closed_at_the_end_of_its_block_and_its_files_with_it(memory_pa
 
 
 def open_files_below(path: Path) -> list[str]:
-    """The files in a directory that this process has open or mapped."""
+    """Return the files in a directory that this process has open or mapped."""
     mapped = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
     return open_files(f"{path}/") + [name for name in mapped if name.startswith(f"{path}/")]
 

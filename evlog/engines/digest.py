@@ -56,7 +56,7 @@ class LogDigest:
         return self._whole.hexdigest()
 
     def is_pin_met(self) -> bool:
-        """Whether the pinned position has the digest that was given; true if nothing is pinned."""
+        """Return whether the pinned position has the digest that was given; true if nothing is pinned."""
         return self._pin is None or self._pinned == self._pin[1]
 
 

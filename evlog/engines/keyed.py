@@ -156,7 +156,7 @@ class KeyedCheckpoint:
                 pass
 
     def is_running(self) -> bool:
-        """Whether a run holds it now, here or elsewhere, by this machine's clock."""
+        """Return whether a run holds it now, here or elsewhere, by this machine's clock."""
         record = self._records.get(self._key)
         document = self._parse(record)
         return bool(document.get("holder")) and bool(document["until_us"] > time.time_ns() // 1000)

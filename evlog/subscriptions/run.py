@@ -502,7 +502,7 @@ class Subscription:
             self._feed.close()
 
     def _is_hurried(self) -> bool:
-        """Whether an interrupt ends the run, which must not wait for a server that does not answer."""
+        """Return whether an interrupt ends the run, which must not wait for a server that does not answer."""
         error = sys.exception()
         is_interrupt = error is not None and not isinstance(error, Exception | GeneratorExit)
         return is_interrupt and self._engine.capabilities.engine != "directory"

@@ -38,7 +38,7 @@ def path(tmp_path: Path) -> str:
 
 
 def asked(path: str, *options: str, ask: Callable[[Client], Coroutine[Any, Any, Any]]) -> Any:
-    """What a client gets from a server that it started."""
+    """Return what a client gets from a server that it started."""
     arguments = ["-m", "evlog", "mcp", "--store", path, *options]
     root = str(Path(evlog.__file__).parent.parent)
     parameters = StdioServerParameters(command=sys.executable, args=arguments, env={"PYTHONPATH": root})

@@ -14,7 +14,7 @@ from tests.support.helpers import new, small_store
 
 
 def samples(text: bytes) -> dict[tuple[str, str], float]:
-    """Sample's name and subscription → value, as both formats have it."""
+    """Return each value by the sample's name and subscription, as both formats have it."""
     types = set(re.findall(r"^# TYPE \S+ (\S+)$", text.decode(), re.MULTILINE))
     assert types == {"counter", "gauge"}, (
         "what reads the older format refuses the types that OpenMetrics added"

@@ -57,7 +57,7 @@ class Dataset:
     seed: int = 2
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """Batches `start` to `stop` (exclusive)."""
+        """Yield batches `start` to `stop` (exclusive)."""
         for number in range(start, self.batch_count if stop is None else stop):
             yield self.batch(number)
 
@@ -77,7 +77,7 @@ class Dataset:
         ]
 
     def draw_existing(self, number: int) -> Batch:
-        """Further events of streams that exist: with ids that no batch below `number` has."""
+        """Return further events of streams that exist: with ids that no batch below `number` has."""
         rng = random.Random(self.seed << 41 | number)
         return [
             item._replace(stream=self.local_stream(rng) if at % 5 else self.spread_stream(rng))
@@ -93,7 +93,7 @@ class Dataset:
         return f"order-{window}-{rng.randrange(self._local_per_window)}"
 
     def spread_stream(self, rng: random.Random) -> str:
-        """The name of a stream whose events are spread over the whole log ("aged"), or of any."""
+        """Return the name of a stream whose events are spread over the whole log ("aged"), or of any."""
         if self.layout != "aged":
             return self.local_stream(rng)
         return f"customer-{rng.randrange(self.streams // 5)}"
@@ -122,7 +122,7 @@ class Dataset:
 
 
 def json_line(item: Item) -> bytes:
-    """The item as one line of `append --lines` input, without an id."""
+    """Return the item as one line of `append --lines` input, without an id."""
     return b'{"stream":%s,"type":"%s","data":%s}\n' % (
         json.dumps(item.stream).encode(),
         item.type.encode(),

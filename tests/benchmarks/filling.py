@@ -32,7 +32,7 @@ def fill_and_scan(name: str, directory: Path, dataset: Dataset, pipe: Connection
 
 
 def _peak_bytes() -> int:
-    """The most that this process held; what `getrusage` says began with the parent's."""
+    """Return the most that this process held; `getrusage` would begin with its parent's."""
     rows = Path("/proc/self/status").read_text().splitlines()
     return sum(1024 * int(row.split()[1]) for row in rows if row.startswith("VmHWM:"))
 

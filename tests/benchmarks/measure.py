@@ -83,7 +83,7 @@ class Figure:
         return median(self.samples[column])
 
     def ratio(self, over: str) -> float:
-        """How many times as good as another column the first is: the median over pairs of samples."""
+        """Return how many times as good as another column the first is: the median over pairs of samples."""
         pairs = zip(self.samples[self.first], self.samples[over], strict=False)
         if self.is_rate:
             return median(_quotient(ours, theirs) for ours, theirs in pairs)
@@ -93,7 +93,7 @@ class Figure:
         return {name: self.ratio(name) for name in self.samples if name != self.first}
 
     def is_met(self, target: Target | None = None) -> bool | None:
-        """Whether a target (default: all) is met; None where there is none, or nothing to compare with."""
+        """Return whether a target (default: all) is met; None without one, or with nothing to compare."""
         if target is None:
             verdicts = [self.is_met(each) for each in self.targets]
             known = [verdict for verdict in verdicts if verdict is not None]
@@ -125,7 +125,7 @@ class Report:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """The wall time of one call, with nothing for the garbage collector to look at that came before it."""
+    """Return the wall time of one call, in which the garbage collector looks at no older object."""
     gc.collect(1)  # a full collection would cost more than most of what is measured
     gc.freeze()  # what other peers imported or hold would be looked at in the time of this one
     start = time.perf_counter()
@@ -134,7 +134,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def mean_us(call: Callable[[], object], times: int) -> float:
-    """The wall time of one call, in microseconds: the mean of some."""
+    """Return the wall time of one call in microseconds, as the mean of some calls."""
     os.sync()  # or they would wait for what others wrote
 
     def repeat() -> None:
@@ -147,7 +147,7 @@ def mean_us(call: Callable[[], object], times: int) -> float:
 def take_turns(
     rounds: int, columns: Mapping[str, Callable[[], float]], patience_seconds: float = float("inf")
 ) -> dict[str, list[float]]:
-    """Samples of each column, one of each per round; every other round goes backwards.
+    """Return samples of each column, one of each per round; every other round goes backwards.
 
     A column that has taken longer than `patience_seconds` is left out of the rounds that follow.
     """
@@ -163,14 +163,14 @@ def take_turns(
 
 
 def count(items: Iterable[object]) -> int:
-    """How many there are, each of them made, at the least cost to the measurement."""
+    """Make each of them, at the least cost to the measurement, and return how many there are."""
     counter = itertools.count()
     deque(zip(items, counter, strict=False), maxlen=0)
     return next(counter)
 
 
 def disk_bytes(directory: Path) -> int:
-    """What the files of a directory occupy on disk, as `du` counts it."""
+    """Return what the files of a directory occupy on disk, as `du` counts it."""
     return sum(512 * path.stat().st_blocks for path in directory.rglob("*") if path.is_file())
 
 
@@ -179,7 +179,7 @@ def file_count(directory: Path) -> int:
 
 
 def describe_machine(directory: Path) -> dict[str, str]:
-    """The machine and its speed at this moment: figures from another hour are to be judged with it."""
+    """Return the machine and its speed now, to compare with figures of another time."""
     import msgpack
 
     packer = msgpack.Packer()

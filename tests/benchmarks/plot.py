@@ -23,7 +23,7 @@ _DECADE: Final = 12  # columns between 0.1 and 1, and between 1 and 10
 
 
 def how_to_get_plots() -> str | None:
-    """What to do to be able to plot; None when nothing."""
+    """Return what to install to be able to plot; None if nothing is missing."""
     return how_to_get_packages("matplotlib")
 
 

@@ -12,7 +12,7 @@ _FOLDERS: Final = (Path(sys.executable).parent, Path("/usr/lib/postgresql/15/bin
 
 
 def find_program(name: str) -> Path | None:
-    """The program, as it is installed beside Python, on the path, or where Debian puts PostgreSQL's."""
+    """Return the program beside Python, on the path, or where Debian puts PostgreSQL's; None if not found."""
     for folder in _FOLDERS:
         if (folder / name).exists():
             return folder / name
@@ -21,7 +21,7 @@ def find_program(name: str) -> Path | None:
 
 
 def program(name: str) -> Path:
-    """The program, which must be there."""
+    """Return the program, which must be there."""
     found = find_program(name)
     if found is None:
         raise FileNotFoundError(name)
@@ -29,12 +29,12 @@ def program(name: str) -> Path:
 
 
 def version_of(package: str) -> str:
-    """The version of an installed package."""
+    """Return the version of an installed package."""
     return importlib.metadata.version(package)
 
 
 def how_to_get_packages(*packages: str) -> str | None:
-    """What to do if one of the packages is not installed."""
+    """Return what to do if one of the packages is not installed."""
     try:
         for package in packages:
             version_of(package)
@@ -44,5 +44,5 @@ def how_to_get_packages(*packages: str) -> str | None:
 
 
 def how_to_get_program(name: str, debian: str) -> str | None:
-    """What to do if a program is not there."""
+    """Return what to do if a program is not there."""
     return None if find_program(name) else f"apt-get install {debian}"

@@ -24,7 +24,7 @@ _PIPE_WIDTH = 200  # in a pipe nothing knows how wide the reader's window is
 def to_json(
     reports: list[Report], machine: dict[str, str], size: str, skipped: dict[str, str] | None = None
 ) -> str:
-    """The whole run as one JSON object on one line."""
+    """Return the whole run as one JSON object on one line."""
     weaker = {name: peer.weaker for name, peer in PEERS.items() if peer.weaker}
     return json.dumps(
         {
@@ -40,7 +40,7 @@ def to_json(
 def print_machine(
     machine: dict[str, str], size: str, skipped: dict[str, str], file: IO[str] | None = None
 ) -> None:
-    """Where and how fast, and which peers are not there: one line for each."""
+    """Print the machine and its speed, and which peers are missing: one line for each."""
     console = console_for(file)
     console.print(f"size: {size}; medians of repeated runs, the columns measured in turns")
     for name, value in machine.items():
@@ -50,7 +50,7 @@ def print_machine(
 
 
 def print_table(reports: list[Report], file: IO[str] | None = None) -> None:
-    """All of a run: the table, what evlog alone was measured for, and the settings of everything."""
+    """Print all of a run: the table, what evlog alone was measured for, and the settings of everything."""
     console = console_for(file)
     shared = [figure for report in reports for figure in report.figures if _is_shared(figure)]
     if shared:

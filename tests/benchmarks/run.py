@@ -132,7 +132,7 @@ class Run:
         self._numbers: dict[str, int] = {}
 
     def fresh_directory(self, name: str) -> Path:
-        """A new empty directory of this run."""
+        """Return a new empty directory of this run."""
         number = self._numbers[name] = self._numbers.get(name, 0) + 1
         path = self.directory / f"{name}-{number}"
         path.mkdir(parents=True)
@@ -141,7 +141,7 @@ class Run:
     # --- peers
 
     def having(self, *methods: str) -> dict[str, type[Peer]]:
-        """The peers that have a counterpart of the methods."""
+        """Return the peers that have a counterpart of the methods."""
         return {name: peer for name, peer in self.peers.items() if not peer.lacks & set(methods)}
 
     def settings(self) -> dict[str, dict[str, str]]:
@@ -149,7 +149,7 @@ class Run:
 
     @contextmanager
     def served(self, directories: dict[str, Path]) -> Iterator[dict[str, Server | None]]:
-        """The servers, where there are any, of peers in their directories."""
+        """Run the servers, where there are any, of peers in their directories."""
         with ExitStack() as stack:
             yield {
                 name: stack.enter_context(PEERS[name].serve(directory))
@@ -158,7 +158,7 @@ class Run:
 
     @contextmanager
     def opened(self, directories: dict[str, Path]) -> Iterator[dict[str, Peer]]:
-        """Peers, open, in their directories."""
+        """Open peers in their directories."""
         with self.served(directories), ExitStack() as stack:
             peers = {}
             for name, directory in directories.items():
@@ -167,7 +167,7 @@ class Run:
             yield peers
 
     def fresh(self, label: str, peers: Iterable[str]) -> dict[str, Path]:
-        """A new directory for each of the peers."""
+        """Return a new directory for each of the peers."""
         return {name: self.fresh_directory(f"{label}-{name}") for name in peers}
 
     # --- stores that several workloads read
@@ -180,7 +180,7 @@ class Run:
         self._filled[peer] = directory
 
     def filled_directories(self, names: Iterable[str]) -> dict[str, Path]:
-        """A store of each peer, filled with `bulk_dataset()` and settled."""
+        """Return a store of each peer, filled with `bulk_dataset()` and settled."""
         missing = [name for name in names if name not in self._filled]
         directories = self.fresh("filled", missing)
         with self.opened(directories) as peers:
@@ -193,7 +193,7 @@ class Run:
 
     @contextmanager
     def filled(self, names: Iterable[str] | None = None) -> Iterator[dict[str, Peer]]:
-        """The peers (default: all), open, filled with `bulk_dataset()` and settled."""
+        """Open the peers (default: all), filled with `bulk_dataset()` and settled."""
         with self.opened(self.filled_directories(list(self.peers if names is None else names))) as peers:
             yield peers
 

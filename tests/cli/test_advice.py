@@ -37,13 +37,13 @@ WITHOUT_STORE = {"completion", "help", "init", "version"}
 
 
 def flags_of(module: ModuleType) -> set[str]:
-    """The options of a command and its subcommands."""
+    """Return the options of a command and its subcommands."""
     parts = module.SUBCOMMANDS.values() if hasattr(module, "SUBCOMMANDS") else [module]
     return {flag for part in parts for each in part.PARAMETERS for flag in each.flags}
 
 
 def messages(module: ModuleType) -> list[str]:
-    """The texts in a module's code that are not its documentation or its help."""
+    """Return the texts in a module's code that are not its documentation or its help."""
     tree = ast.parse(inspect.getsource(module))
     documentation = {
         id(node.body[0].value)

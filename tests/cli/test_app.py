@@ -32,7 +32,7 @@ ID = "2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11"
 
 
 def nothing() -> None:
-    """No preparation: the store has one event as it is."""
+    """Prepare nothing: the store has one event as it is."""
 
 
 def damage_the_event() -> None:

@@ -11,7 +11,7 @@ DATA = '{"a":{"b":1.10,"c.d":"ü"},"n":null,"big":1e400,"l":[1]}'.encode()
 
 
 def value_of(name: str, *events: Event) -> bytes:
-    """The field of the first event, as JSON; other events are read in the same batch."""
+    """Return the field of the first event, as JSON; other events are read in the same batch."""
     (column,) = Fields([name]).as_json(events)
     value, *_ = column
     return bytes(value)

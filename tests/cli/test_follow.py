@@ -23,7 +23,7 @@ from tests.support.terminal import PATIENCE_SECONDS, TerminalSession
 
 @contextmanager
 def tail(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A running `evlog tail`, killed if a test forgets to end it."""
+    """Yield a running `evlog tail`, which is killed if a test forgets to end it."""
     process = start("tail", *arguments, **options)
     assert process.stdin
     process.stdin.close()
@@ -46,7 +46,7 @@ def next_number(process: subprocess.Popen[bytes]) -> int:
 
 
 def end_of(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
-    """The exit code, and what was left on stdout and stderr."""
+    """Return the exit code, and what was left on stdout and stderr."""
     assert process.stdout
     assert process.stderr
     out = b"" if process.stdout.closed else process.stdout.read()
@@ -448,7 +448,7 @@ class Terminal(TerminalSession):
         super().__init__(command("tail", *arguments), environment({"TERM": "xterm", **changes}), columns)
 
     def read_until(self, text: str) -> list[str]:
-        """The lines up to and with the one that holds the text."""
+        """Return the lines up to and with the one that holds the text."""
         return (self.wait_for(text) + self.wait_for("\n")).removesuffix("\n").split("\n")
 
 

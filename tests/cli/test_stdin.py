@@ -10,7 +10,7 @@ from tests.cli.conftest import run_process
 
 
 def chunks_of(data: list[bytes]) -> list[list[bytes] | None]:
-    """What read_lines gives for data that arrives piece by piece."""
+    """Return what read_lines gives for data that arrives piece by piece."""
     reading, writing = os.pipe()
     found: list[list[bytes] | None] = []
     pieces = iter(data)

@@ -147,7 +147,7 @@ def test_a_command_that_only_reads_makes_no_store(evlog: Evlog, here: Path, comm
 
 
 def where(evlog: Evlog, *arguments: str) -> str:
-    """The stream that the store has: each store here holds one of its own name."""
+    """Return the stream that the store has: each store here holds one of its own name."""
     return str(evlog(*arguments, "streams").line["stream"])
 
 

@@ -843,7 +843,7 @@ class Check:
             assert places.get(event.id_bytes) == event.position, ("not moved", event)
 
     def _check_files(self, name: str) -> None:
-        """Nothing is left over, and nothing has what was erased."""
+        """Check that no file is left over, and that none has what was erased."""
         path = self.scene.path(name)
         manifest = read_manifest(path)
         for file in os.listdir(paths.segments_path(path)):
@@ -854,7 +854,7 @@ class Check:
             self._check_erased(name)
 
     def _check_erased(self, name: str, directory: str = "") -> None:
-        """No file has what readers see as redacted."""
+        """Check that no file has what readers see as redacted."""
         with self.scene.open(name) as store:
             redacted = {event.id.int >> 64 for event in store.read_all() if event.redacted}
         for place, _, files in os.walk(f"{self.scene.path(name)}/{directory}"):

@@ -36,7 +36,7 @@ _NAME_CALLS: Final = frozenset({"rename", "remove", "create", "sync_dir"})
 
 
 def histories() -> dict[str, tuple[Recording, Check]]:
-    """What is interrupted first, with what must be true of a store after it."""
+    """Return what is interrupted first, with what must be true of a store after it."""
     compaction, facts = compacting()
     return {
         "append and roll": (recordings.one_writer(), _check_appends),

@@ -127,7 +127,7 @@ def test_torn_final_frame_is_cut_where_nothing_says_that_it_was_synced(root: str
 
 
 def at_frame(number: int, within: int) -> Damage:
-    """A bit flipped in one of the log's frames; 0..39 is its header."""
+    """Return the damage that flips a bit in one of the log's frames; 0..39 is its header."""
     return lambda log: flip(log, frame_offsets(log)[number] + within)
 
 

@@ -30,7 +30,7 @@ def start(store: EventStore, name: str, count: int) -> subprocess.Popen[str]:
 
 
 def decisions(store: EventStore) -> dict[str, int]:
-    """What each decision has withdrawn, by its key."""
+    """Return what each decision has withdrawn, by its key."""
     withdrawn: dict[str, int] = {}
     for event in store.read("account"):
         if event.type == "Withdrawn":

@@ -19,7 +19,7 @@ AMOUNT = 3
 
 
 def balance_of(history: list[Event]) -> int:
-    """What the account holds."""
+    """Return what the account holds."""
     return sum(event.json() if event.type == "Deposited" else -event.json() for event in history)
 
 

@@ -123,7 +123,7 @@ def test_ci_runs_the_lines_of_the_readme() -> None:
 
 
 def evlog_lines(page: Page) -> list[tuple[str, list[str]]]:
-    """Each command that a page names in code, with the long options beside it."""
+    """Return each command that a page names in code, with the long options beside it."""
     code = [block.code.replace("\\\n", " ") for block in blocks("sh", page)]
     code += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.text)
     lines = "\n".join(code).splitlines()
@@ -160,7 +160,7 @@ def test_every_command_and_option_in_a_page_exists(page: Page) -> None:
 
 
 def exit_code_rows() -> dict[int, tuple[str, set[str]]]:
-    """The table of exit codes, in the README or the guide: code → name, exceptions."""
+    """Return the table of exit codes in the README or the guide: the name and exceptions of each code."""
     text = "".join(page.text for page in [README_PAGE, *GUIDE])
     rows = re.findall(r"^\| (\d+) \| ([\w-]+) \|([^|]*)\| [^|]+ \|$", text, re.MULTILINE)
     return {int(code): (name, set(re.findall(r"`(\w+)`", exceptions))) for code, name, exceptions in rows}
@@ -233,7 +233,7 @@ def test_the_keys_of_the_page_are_those_of_the_guide() -> None:
 
 
 def changelog_sections() -> dict[str, str]:
-    """Heading → text of each version's section."""
+    """Return the text of each version's section, by its heading."""
     parts = re.split(r"^## (.+)$", CHANGELOG, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 

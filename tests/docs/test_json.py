@@ -54,7 +54,7 @@ COMMANDS: Final = (
 
 
 def named_fields() -> dict[str, set[str]]:
-    """Paragraph of the page → the names in it."""
+    """Return the names in each paragraph of the page, by its heading."""
     (page,) = [page.text for page in GUIDE if page.name.endswith("/json.md")]
     table, commands = page.split("## Commands\n")
     found = {"": set(re.findall(r"`(\w+)`", table))}

@@ -89,7 +89,7 @@ def summaries(printed: list[str]) -> list[dict[str, Any]]:
 
 
 def ask(environment: Environment, *arguments: str) -> list[dict[str, Any]]:
-    """The JSON lines that an evlog command answers with."""
+    """Return the JSON lines that an evlog command answers with."""
     evlog = shutil.which("evlog", path=environment["PATH"])
     assert evlog
     done = subprocess.run([evlog, *arguments], env=environment, stdout=subprocess.PIPE, check=True)

@@ -28,7 +28,7 @@ class Step:
 
 
 def steps_of(job: str) -> list[Step]:
-    """The scripts of a job, all but the installations."""
+    """Return the scripts of a job, all but the installations."""
     text = re.split(r"^  (\w+):\n", WORKFLOW.partition("jobs:\n")[2], flags=re.MULTILINE)
     body = text[text.index(job) + 1]
     steps = []

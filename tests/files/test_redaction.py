@@ -42,7 +42,7 @@ def secrets(store: EventStore) -> EventStore:
 
 
 def holds(path: str, *numbers: int) -> list[int]:
-    """The numbers of the secrets that a file of the store still holds; compressed files are unpacked."""
+    """Return the numbers of the secrets that files of the store still hold, compressed ones too."""
     content = b""
     for folder, _, names in os.walk(path):
         for name in names:

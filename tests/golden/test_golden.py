@@ -113,7 +113,7 @@ def test_same_events_make_the_same_bytes(tmp_path: Path, clock: Clock, fixed_ran
 
 
 def padded(log: bytes) -> bytes:
-    """A log with preallocated zeros after its last frame, as a small append leaves it."""
+    """Return a log with preallocated zeros after its last frame, as a small append leaves it."""
     return log.ljust(65536, b"\0")
 
 

@@ -19,7 +19,7 @@ ID = uuid.UUID("2f0a7d0c-6a39-4b55-8a6e-0d3a2f1b9c11")
 
 
 def as_read(new: NewEvent) -> Event:
-    """The event as a store would give it back."""
+    """Return the event as a store would give it back."""
     type, id, code, data, metadata = encode_events([new])[0]
     return Event((1, 1, "s", type, id or ID.bytes, 0, code, data, metadata))
 

@@ -36,7 +36,7 @@ fragments = st.lists(st.sampled_from(TOKENS), max_size=12).map(lambda tokens: ""
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A document with a byte changed, put in or taken out."""
+    """Return a document with a byte changed, put in or taken out."""
     whole = bytearray(draw(documents))
     at = draw(st.integers(0, len(whole) - 1))
     how = draw(st.integers(0, 2))

@@ -91,7 +91,7 @@ GUIDE = [
 
 
 def blocks(language: str, page: Page = README_PAGE) -> list[Block]:
-    """A page's blocks of one language, in order."""
+    """Return a page's blocks of one language, in order."""
     return [block for block in page.blocks if block.language == language]
 
 

@@ -46,7 +46,7 @@ def destination(memory_path: Path) -> Iterator[EventStore]:
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> EventStore:
-    """An empty store in memory whose engine has limits."""
+    """Return an empty store in memory whose engine has limits."""
     values = vars(memory_engine.CAPABILITIES) | limits
     values["max_mirrored_events"] = values["max_append_events"]
     monkeypatch.setattr(memory_engine.MemoryEngine, "capabilities", Capabilities(**values))

@@ -62,7 +62,7 @@ def copy(source: EventStore, destination: EventStore, world: World | None = None
 
 
 def states(world: World) -> Iterator[tuple[str, State, int, bool]]:
-    """What crashes leave, with up to where was acknowledged, and whether the store was there."""
+    """Yield what crashes leave, with up to where was acknowledged, and whether the store was there."""
     system, acked, created = world.start.copy(), 0, False
     for number, op in enumerate(world.ops):
         system.apply(op)

@@ -73,7 +73,7 @@ def new_store(given: Given) -> str:
 
 
 def is_url(path: str) -> bool:
-    """Whether a store is named by its URL, not by a path."""
+    """Return whether a store is named by its URL, not by a path."""
     if "://" not in path:
         return False
     from evlog.engine import scheme_of

@@ -149,7 +149,7 @@ def derived_items(event: Event) -> list[Item]:
 
 
 def is_policy(event: Event) -> bool:
-    """Whether an event is a retention policy."""
+    """Return whether an event is a retention policy."""
     return event.type == METADATA_TYPE and event.stream.startswith(METADATA_PREFIX)
 
 

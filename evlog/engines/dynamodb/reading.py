@@ -344,7 +344,7 @@ class LogPages:
 
 
 def _within(gaps: list[tuple[int, int]], position: int) -> bool:
-    """Whether a position is in one of the rising ranges; an index may still show what was removed."""
+    """Return whether a position is in one of the rising ranges; an index may still show removed ones."""
     at = bisect_left(gaps, position, key=itemgetter(1))
     return at < len(gaps) and gaps[at][0] <= position
 

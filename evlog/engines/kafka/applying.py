@@ -68,7 +68,7 @@ class Applying:
         return place.offset
 
     def _is_in_topic(self, place: Place) -> bool:
-        """Whether the event that was applied last is where it was: else the brokers have lost records."""
+        """Return whether the event that was applied last is where it was; else brokers have lost records."""
         if self._client.end(self._topic, self._client.address.timeout_seconds) <= place.offset:
             return False
         consumer = self._client.make_consumer()

@@ -475,12 +475,12 @@ def translate(
 
 
 def is_read_only(error: psycopg.Error) -> bool:
-    """Whether the server is a standby, or has been made read-only."""
+    """Return whether the server is a standby, or has been made read-only."""
     return error.sqlstate == "25006" or (error.sqlstate == "55000" and "recovery" in str(error))
 
 
 def is_broken(error: psycopg.Error) -> bool:
-    """Whether the connection, not the statement, is what failed; the server may be starting or ending."""
+    """Return whether the connection failed, and not the statement; the server may be starting or ending."""
     state = error.sqlstate
     broken = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
     return (broken and state is None) or (state or "").startswith(("08", "57P", "53300"))

@@ -211,7 +211,7 @@ class PostgresqlFeed(ServerFeed):
         return True
 
     def _must_flush(self) -> bool:
-        """Whether the pair of rule 1 is not enough: rules 2 and 3."""
+        """Return whether the pair of rule 1 is not enough: rules 2 and 3."""
         return self._has_standbys or self.polling
 
     def _opened(self) -> Session:

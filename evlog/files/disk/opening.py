@@ -103,7 +103,7 @@ def _is_missing(path: str) -> bool:
 
 
 def _is_circular(path: str) -> bool:
-    """Whether following the links of a path never ends; none of them is in a store, then."""
+    """Return whether following the links of a path never ends; then none of them is in a store."""
     try:
         os.stat(path)
     except OSError as error:

@@ -392,7 +392,7 @@ class _Streams(dict[str, int]):
         return self.versions[self[stream]]
 
     def forget(self, hashes: Collection[int] | None) -> None:
-        """As `Planner.forget_locked`."""
+        """Do what `Planner.forget_locked` says."""
         if hashes is None or hashes:
             self.version_of_new = _UNKNOWN
         if hashes is None:

@@ -33,12 +33,12 @@ class Peer:
 
     @classmethod
     def how_to_get(cls) -> str | None:
-        """What to do to have it; None when it is there."""
+        """Return what to do to have it; None when it is there."""
         return None
 
     @classmethod
     def settings(cls) -> dict[str, str]:
-        """What a reader has to know to judge the figures: versions, settings, keys, durability."""
+        """Return what a reader needs to judge the figures: versions, settings, keys, durability."""
         raise NotImplementedError
 
     @classmethod
@@ -78,7 +78,7 @@ class Peer:
         raise NotImplementedError
 
     def follow(self) -> Iterator[bytes]:
-        """The data of every event from now on, as it comes, by whatever the peer has for that."""
+        """Yield the data of every event from now on, as it comes, by the peer's own means."""
         raise NotImplementedError
 
     def close(self) -> None:

@@ -61,7 +61,7 @@ _PAGE = 10_000
 
 @cache
 def _user() -> str | None:
-    """Whose the server is: it refuses to be root's."""
+    """Return the user that runs the server, which refuses to be root's; None: this one."""
     if os.geteuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}

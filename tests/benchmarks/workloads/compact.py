@@ -47,7 +47,7 @@ def run(run: Run) -> Report:
 
 
 def _fill(run: Run, events: int, per_stream: int, padding: int) -> Path:
-    """A store of streams of which a tenth is to stay."""
+    """Make a store of streams of which a tenth is to stay."""
     path = run.fresh_directory("compact") / "store"
     streams = max(1, events // per_stream)
     with evlog.open(path, create=True) as store:
@@ -66,7 +66,7 @@ def _copy(path: Path, copy: Path) -> Path:
 
 
 def _compact(run: Run, path: Path, rounds: int) -> tuple[list[float], list[float]]:
-    """MB/s of input, and the share of bytes that is left."""
+    """Compact copies; return MB/s of input, and the percentage of bytes that is left, of each."""
     programs = Programs(run.fresh_directory("compact-programs"))
     programs.evlog("--store", str(path), "compact", "--dry-run")  # compiles the modules
     speeds, left = [], []

@@ -88,7 +88,7 @@ def _item(stream: str) -> Item:
 
 
 def _reads(run: Run, own: Any, events: int) -> Figure:
-    """Reads of a hundred events by two tags, beside reads of a stream of a hundred."""
+    """Measure reads of a hundred events by two tags, beside reads of a stream of a hundred."""
     numbers = itertools.cycle(range(0, events // _READ, 7))
     many = max(1, run.sizes.stream_reads // 10)
 
@@ -111,7 +111,7 @@ def _reads(run: Run, own: Any, events: int) -> Figure:
 
 
 def _decider(peer: Any, number: int) -> Callable[[], object]:
-    """What appends an event of account `number`, each time on condition that there is none since its last."""
+    """Return what appends an event of account `number`, on condition that there is none since its last."""
     after: list[int | None] = [None]
     tags = [f"account:{number}-{os.getpid()}"]
 

@@ -27,14 +27,14 @@ Appender = Callable[[], object]
 
 
 def _appender(peer: Peer, number: int) -> Appender:
-    """What appends to the stream of process `number`, each time under the version that it has."""
+    """Return what appends to the stream of process `number`, each time under the version that it has."""
     versions = iter(range(1 << 62))
     stream = f"account-{number}"
     return lambda: peer.append_one(Item(stream, "Deposited", os.urandom(16), _DATA), next(versions))
 
 
 def run(run: Run) -> Report:
-    """One process, slices in turns; then many, a short time of each peer in turns."""
+    """Measure one process, slices in turns; then many, a short time of each peer in turns."""
     report = Report("durable", f"durable appends of one event, by 1 and by {run.sizes.processes} processes")
     report.settings = run.settings()
     with run.opened(run.fresh("durable", run.peers)) as peers:

@@ -26,7 +26,7 @@ _DATA: Final = b'{"amount":10,"note":"%b"}' % (b"x" * 77)
 
 
 def run(run: Run) -> Report:
-    """Batches, single appends and scans, in turns."""
+    """Measure batches, single appends and scans, in turns."""
     report = Report("dynamodb", "evlog in DynamoDB beside plain botocore, on a stand-in")
     if not ministack.IS_INSTALLED:
         report.notes.append("skipped: ministack is not installed")

@@ -131,7 +131,7 @@ def run(run: Run) -> Report:
 
 
 def _alone(run: Run, store: EventStore) -> Samples:
-    """What one process does."""
+    """Measure one process."""
     samples = {"1 process, single appends": _single(store, max(20, run.sizes.single))}
     for size in (100, 1000):
         samples[f"batches of {size:,}"] = _batches(store, run.sizes.small // 2, size)
@@ -176,7 +176,7 @@ def _append(store: EventStore, stream: str, events: int) -> None:
 
 
 def _latency_ms(store: EventStore, appends: int) -> float:
-    """The median time from an append's return to its event's delivery; an event that came before counts 0."""
+    """Return the median time from an append's return to its event's delivery; 0 if that came first."""
     came: list[float] = []
     arrived = threading.Condition()
 

@@ -40,7 +40,7 @@ def run(run: Run) -> Report:
 
 
 def _measure(run: Run, stores: dict[int, AgedStore], of: str) -> list[Figure]:
-    """One figure an operation, with a column for each of the stores."""
+    """Return one figure an operation, with a column for each of the stores."""
     probes = {size: _Probe(aged) for size, aged in stores.items()}
     names = {size: f"{size:,} {of.partition(',')[0]}" for size in stores}
     opening = {names[size]: [seconds_of(probe.open) * 1e3] for size, probe in probes.items()}
@@ -66,7 +66,7 @@ def _measure(run: Run, stores: dict[int, AgedStore], of: str) -> list[Figure]:
 
 
 def _slope(costs: list[float], sizes: list[int]) -> float:
-    """The exponent s of cost ∝ size^s: 0 is flat, 1 is a cost that grows as the store does."""
+    """Return the exponent s of cost ∝ size^s: 0 is flat, 1 is a cost that grows as the store does."""
     if len(sizes) < 2:
         return 0.0
     return linear_regression([math.log(size) for size in sizes], [math.log(cost) for cost in costs]).slope
@@ -80,7 +80,7 @@ def _flat(label: str, names: list[str]) -> Target | None:
 
 
 def _build_figure(aged: AgedStore) -> Figure:
-    """The last tenth of the build beside the first: appends with rolls and sealing in them."""
+    """Compare the last tenth of the build with the first: appends with rolls and sealing in them."""
     tenth = max(1, len(aged.batch_seconds) // 10)
     last, first = sum(aged.batch_seconds[-tenth:]), sum(aged.batch_seconds[:tenth])
     each = 1e6 / tenth / BATCH_EVENTS

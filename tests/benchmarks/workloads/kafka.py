@@ -28,7 +28,7 @@ _SILENT.propagate = False
 
 
 def run(run: Run) -> Report:
-    """Batches, single appends and scans, in turns."""
+    """Measure batches, single appends and scans, in turns."""
     report = Report("kafka", f"evlog in Kafka beside plain confluent-kafka, {run.sizes.small:,} events")
     jars = kafka.maybe_jars()
     if jars is None:

@@ -47,7 +47,7 @@ def run(run: Run) -> Report:
 
 
 def _follow(name: str, directory: Path, events: int) -> tuple[list[float], list[float]]:
-    """Milliseconds from each append's call, and from its return, to the event in the other process."""
+    """Return the milliseconds from each append's call, and from its return, to the event elsewhere."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     peer = PEERS[name](directory)
@@ -71,7 +71,7 @@ def _follow(name: str, directory: Path, events: int) -> tuple[list[float], list[
 
 
 def _append_at(peer: Peer, number: int, versions: Iterator[int]) -> tuple[float, float]:
-    """When the append was called and when it returned; the calls come at a steady rate."""
+    """Append at a steady rate; return when the append was called and when it returned."""
     time.sleep(_EVERY_SECONDS)
     item, version = _item(b'{"number":%d}' % number), next(versions)
     before = time.perf_counter()

@@ -97,7 +97,7 @@ class Tail:
                 raise RuntimeError(f"{self._process.args!r} printed {len(self._times)} lines, not {lines}")
 
     def latencies(self, append: Append, events: int) -> list[float]:
-        """Milliseconds from each append's return to its line; one line is there when it starts."""
+        """Return milliseconds from each append's return to its line; one line is there when it starts."""
         self.wait_for(1)
         append(0)
         self.wait_for(2)
@@ -110,7 +110,7 @@ class Tail:
         return [1e3 * max(0.0, at - back) for at, back in zip(self._times[2:], returned, strict=True)]
 
     def idle_percent(self, seconds: float) -> float:
-        """The share of one CPU that it uses while nothing comes."""
+        """Return the share of one CPU that it uses while nothing comes."""
         before = self._cpu_seconds()
         time.sleep(seconds)
         return 100 * (self._cpu_seconds() - before) / seconds
@@ -139,7 +139,7 @@ def _follow_file(
 
 
 def _catch_up(run: Run) -> Figure:
-    """How fast a subscription comes through a log that is there, beside a scan of it."""
+    """Measure how fast a subscription reads a log that is there, beside a scan of it."""
     path = run.filled_directories(["evlog"])["evlog"] / "store"
     events = run.sizes.bulk
 

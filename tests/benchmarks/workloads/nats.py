@@ -22,7 +22,7 @@ _LEAST: Final = Target(0.7, at_least=True, over="nats-py")
 
 
 def run(run: Run) -> Report:
-    """Batches, single appends and scans, in turns."""
+    """Measure batches, single appends and scans, in turns."""
     report = Report("nats", f"evlog in NATS beside plain nats-py, {run.sizes.small:,} events")
     if (missing := NatsJetStream.how_to_get()) is not None:
         report.notes.append(f"skipped: {missing}")

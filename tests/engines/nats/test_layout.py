@@ -23,7 +23,7 @@ names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 
 
 def stored(message: Outgoing) -> Stored:
-    """What a server gives back of a message."""
+    """Return what a server gives back of a message."""
     _, headers = parse_headers(b"NATS/1.0\r\n" + message.headers + b"\r\n")
     return Stored(1, message.subject.decode(), headers, message.data)
 

@@ -93,7 +93,7 @@ def remove(at: int) -> Change:
 
 
 def add(position: int, version: int, stream: str = "s-1") -> Change:
-    """One more removed event; its id is of no account here."""
+    """Return the change that adds one more removed event; its id does not matter."""
     return lambda rows, _: rows.append([bytes(16), position, hash_stream(stream), version, 1])
 
 

@@ -149,7 +149,7 @@ def test_repairing_a_sound_store_changes_nothing(filled: EventStore) -> None:
 
 
 def event_at(filled: EventStore, place: int, number: int) -> int:
-    """The offset of an event's last byte in a segment's log."""
+    """Return the offset of an event's last byte in a segment's log."""
     offsets = segment_files(filled, "offsets")[place].read_bytes()
     entry = offsets[64 + ENTRY_BYTES * number :][:ENTRY_BYTES]
     return int.from_bytes(entry[16:20], "little") + int.from_bytes(entry[20:24], "little") - 1

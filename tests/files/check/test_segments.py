@@ -42,7 +42,7 @@ def in_pieces(store: EventStore) -> list[SegmentCheck | None]:
 
 
 def in_one_piece(store: EventStore) -> VerifyReport:
-    """A report for which every segment was checked in one piece."""
+    """Return a report for which every segment was checked in one piece."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "plan_parts", lambda _: [])
         return store.verify()

@@ -30,7 +30,7 @@ def filled(store: EventStore) -> EventStore:
 
 
 def severities(store: EventStore, *, quick: bool = False) -> dict[str, str]:
-    """The severity of each kind of finding."""
+    """Return the severity of each kind of finding."""
     report = evlog.verify_store(store.path, quick=quick)
     found = {finding.kind: finding.severity for finding in report.findings}
     assert report.ok == ("damage" not in found.values())

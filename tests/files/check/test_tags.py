@@ -138,7 +138,7 @@ def test_an_index_of_tags_that_is_wrong_is_found(tagged: EventStore, change: Cal
 
 
 def rows_of(path: Path) -> Rows:
-    """The rows of a file .tags, by the numbers of events."""
+    """Return the rows of a file .tags, by the numbers of events."""
     header = decode_file_header(path.read_bytes()[:FILE_HEADER_BYTES])
     keys, starts, numbers = _read_postings(str(path), header._replace(keys=0, postings=0))
     rows = [(key, number) for at, key in enumerate(keys) for number in numbers[starts[at] : starts[at + 1]]]

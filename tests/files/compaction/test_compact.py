@@ -55,7 +55,7 @@ from tests.support.programs import run_python
 
 
 def visible(store: EventStore) -> list[evlog.Event]:
-    """What reading every stream gives, in the order of positions."""
+    """Return what reading every stream gives, in the order of positions."""
     names = [
         info.stream for info in store.streams(include_system=True) if not info.stream.startswith("$comp")
     ]

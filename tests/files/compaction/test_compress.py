@@ -24,13 +24,13 @@ TEXT = "the same words again and again, "
 
 
 def fill_wide(store: EventStore, count: int) -> None:
-    """Events whose logs compress well as they are."""
+    """Append events whose logs compress well as they are."""
     for number in range(count):
         store.append(f"s-{number % 3}", [NewEvent("T", TEXT * 10 + str(number))])
 
 
 def packed(store: EventStore) -> list[int]:
-    """The bytes of each sealed segment's compressed file, 0 where it is plain; held to the directory."""
+    """Return the bytes of each sealed segment's compressed file, 0 where it is plain."""
     infos = read_manifest(store.path).segments[:-1]
     sizes = []
     for info in infos:

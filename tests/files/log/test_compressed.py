@@ -34,7 +34,7 @@ from tests.support.helpers import compress_all, facts, fill, new, number_id, seg
 
 
 def block_log(content: bytes, block_bytes: int) -> BlockLog:
-    """The content as a compressed log in memory."""
+    """Return the content as a compressed log in memory."""
     require_zstandard("")
     blocks = [pack(content[at : at + block_bytes]) for at in range(0, len(content), block_bytes)]
     table = make_table(block_bytes, len(content), list(map(len, blocks)), list(map(crc32, blocks)))

@@ -219,7 +219,7 @@ memory: dict[str, bytes] = {}
 
 
 def opened(expected: FileHeader, content: bytes, count: int = 5000) -> SortedIndex:
-    """A sorted index whose file is in memory: mapping thousands of files is what takes the time."""
+    """Return a sorted index whose file is in memory: to map thousands of files would take the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evlog.files.log.index.map_file", lambda _: memoryview(content))
         return SortedIndex("memory", expected, count)
@@ -304,7 +304,7 @@ CHANGES: list[Callable[[bytes], bytes]] = [
 
 
 def newer(header: bytes) -> bytes:
-    """The header with a later format and a right CRC."""
+    """Return the header with a later format and a right CRC."""
     later = header[:8] + b"\x02" + header[9:]
     return later + struct.pack("<I", crc32(later))
 

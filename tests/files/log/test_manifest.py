@@ -142,7 +142,7 @@ def test_newer_manifest_is_unsupported_and_a_damaged_newer_one_is_corrupt() -> N
 
 
 def document(**change: Any) -> bytes:
-    """A manifest with other values in its first line."""
+    """Return a manifest with other values in its first line."""
     content = json.loads(HEAD + b"]}") | change
     head = json.dumps(content, separators=(",", ":")).encode()
     return sign(head.replace(b'"segments":[]}', b'"segments":[') + b"\n" + ROWS)

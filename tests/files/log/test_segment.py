@@ -218,7 +218,7 @@ CHANGES: list[tuple[str, Callable[[bytes], bytes], type[Exception]]] = [
 
 
 def renamed(whole: bytes, at: int) -> bytes:
-    """The log with another header whose CRC is right."""
+    """Return the log with another header whose CRC is right."""
     header = bytearray(whole[:60])
     header[at] ^= 2
     return bytes(header) + struct.pack("<I", crc32(header)) + whole[64:]

@@ -14,7 +14,7 @@ SECOND = 1_000_000
 
 
 def check_streams(store: EventStore) -> None:
-    """Every stream's figures are those of a read."""
+    """Check that every stream's figures are those of a read."""
     for info in store.streams(include_deleted=True):
         versions = [event.version for event in store.read(info.stream)]
         assert info.events == len(versions)

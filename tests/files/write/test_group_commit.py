@@ -27,7 +27,7 @@ def append(stream: str, *numbers: int, expected: int | str = "any", ids: bool = 
 
 
 def places(outcomes: list[Outcome]) -> list[tuple[int, int]]:
-    """First position and first version of each; none may have failed."""
+    """Return the first position and first version of each; none may have failed."""
     found = []
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
@@ -37,7 +37,7 @@ def places(outcomes: list[Outcome]) -> list[tuple[int, int]]:
 
 
 def frames(path: Path) -> list[int]:
-    """The number of events in each frame of the first segment."""
+    """Return the number of events in each frame of the first segment."""
     raw = (path / "segments" / f"{1:020d}.0.log").read_bytes()
     counts, at = [], 64
     while raw[at : at + 4] == b"\xe5EVF":

@@ -25,7 +25,7 @@ def a_copy(path: Path) -> None:
 
 
 def a_copy_after_removing(path: Path) -> None:
-    """The inodes of the removed files may be given to the new ones; not that of the open log."""
+    """Replace the store by a copy; its files may get the inodes of removed ones, but not the open log's."""
     shutil.copytree(path, path.with_name("copy"))
     shutil.rmtree(path)
     shutil.copytree(path.with_name("copy"), path)

@@ -29,7 +29,7 @@ SECOND = 1_000_000
 
 
 def policy_events(store: EventStore, name: str) -> list[dict[str, Any]]:
-    """The data of every event of a metadata stream, those that the last one hides too."""
+    """Return the data of every event of a metadata stream, also of those that the last one hides."""
     return [event.json() for event in store.read_all(include_system=True) if event.stream == name]
 
 
