@@ -1,4 +1,10 @@
-"""Which events a read, a subscription or a fold is about: one value instead of many arguments."""
+"""Which events a read, a subscription or a fold is about: one value instead of many arguments.
+
+1. An `EventFilter` says what an event must have: a stream, category, type, tags, metadata, text and time.
+   `make_filter` makes it from a user's arguments.
+2. An engine reads a `StreamSelection`, a filter with versions of one stream, or a `LogSelection`, a filter
+   with positions.
+"""
 
 from __future__ import annotations
 

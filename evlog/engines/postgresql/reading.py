@@ -1,4 +1,8 @@
-"""Reading: events in pages, ids, versions and streams."""
+"""Reading: events in pages, ids, versions and streams.
+
+A page is one statement, which begins after the last event of the page before. The first page of a stream
+comes in one round trip with the answer whether there are policies that are not known here.
+"""
 
 from __future__ import annotations
 

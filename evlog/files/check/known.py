@@ -1,4 +1,8 @@
-"""Segments whose own check has ended, for the checks across segments: entries, sorted keys, records."""
+"""Segments whose own check has ended, for the checks across segments: entries, sorted keys, records.
+
+A `Known` says which files of a segment are right. `Segments` reads those, of a few segments at a time; what
+no right file has, it takes from the segment's log.
+"""
 
 from __future__ import annotations
 

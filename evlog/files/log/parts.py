@@ -1,4 +1,12 @@
-"""The segments of a log with their look-ups: sealed ones, few of them open at a time, and the active one."""
+"""The segments of a log with their look-ups: sealed ones, few of them open at a time, and the active one.
+
+1. `SealedParts` is the list of one manifest. It makes a `SealedPart` when that is first asked for, and takes
+   over those of the list before.
+2. A `SealedPart` opens its files when they are used. `OpenParts` closes others for it, so that 64 descriptors
+   are enough for any number of segments.
+3. An `ActivePart` answers from the entries in memory, which grow.
+4. Where a file is missing because the manifest was replaced, SegmentMoved tells the caller to look again.
+"""
 
 from __future__ import annotations
 
