@@ -95,6 +95,7 @@ class Scene:
         self.acked: dict[str, list[Fact]] = {name: [*template.facts] for name in STORES}
         self.delivered = set(template.delivered)
         self.removable: set[str] = {"old-1", "gone-1"}
+        self.kept: set[int] = set()  # positions that were visible once nothing hid them
         self.notes: list[str] = []  # wrong answers that an operation got
         self.is_moved = self.is_promoted = self.is_reset = False
         self._numbers = itertools.count(1000)
@@ -309,6 +310,13 @@ def _retain(scene: Scene, number: int) -> None:
     scene.removable.add("keep-1")
     with scene.store(number, "main") as store:
         store.set_retention("keep-1", max_count=4)
+
+
+@operation("main")
+def _retain_no_more(scene: Scene, number: int) -> None:
+    with scene.store(number, "main") as store:
+        store.set_retention("old-1", clear=True)
+        scene.kept.update(event.position for event in store.read("old-1"))
 
 
 @operation("main")
@@ -735,6 +743,7 @@ class Check:
             else:
                 assert fact_of(there)[:4] == fact[:4], (name, there, fact)
                 assert there.redacted or there.data == fact.data, (name, there, fact)
+        assert name != "main" or scene.kept <= found.keys(), "what was visible is removed"
         ids = [fact.id.bytes for fact in scene.acked[name]]
         known = engine_of(store).find_ids(ids)
         for fact in scene.acked[name]:
