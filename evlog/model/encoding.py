@@ -99,7 +99,7 @@ def maybe_encode_columns(
 
 
 def _are_none(values: Sequence[Any]) -> bool:
-    """Return whether each is None, by the types: a comparison with an array is no bool."""
+    """Return whether each is None, by the types: a comparison with an array is not a bool."""
     return [*map(type, values)].count(None.__class__) == len(values)
 
 
@@ -250,8 +250,8 @@ def dump_json(value: Any, field: str) -> bytes:
     except (ValueError, TypeError, RecursionError) as error:
         reason = str(error).replace("keys must be str, int, float, bool or None", "keys must be str")
         raise InvalidEvent(field, f"is not JSON: {reason}") from None
-    # A key that is no text becomes one that ends with a digit, or a constant's name. To look for these in the
-    # bytes takes 1 µs for a dozen keys; to look at each value, 2.5 µs.
+    # A key that is not a text becomes one that ends with a digit, or a constant's name. To look for these in
+    # the bytes takes 1 µs for a dozen keys; to look at each value, 2.5 µs.
     if (
         b'0":' in encoded.translate(_DIGITS_TO_ZERO)
         or b'"null":' in encoded
@@ -263,7 +263,7 @@ def dump_json(value: Any, field: str) -> bytes:
 
 
 def _check_keys(value: Any, field: str) -> None:
-    """Refuse keys that are no texts: the encoder makes texts of numbers, and none of them would come back."""
+    """Refuse keys that are not texts: the encoder makes texts of numbers, and they would not come back."""
     pending = [value]
     for each in pending:  # grows meanwhile
         if isinstance(each, dict):

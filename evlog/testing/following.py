@@ -1,4 +1,4 @@
-"""Followers get what is there, then what comes, and are ended by others."""
+"""Followers get the events that are there, then new ones, and are ended from elsewhere."""
 
 from __future__ import annotations
 

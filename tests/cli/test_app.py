@@ -305,7 +305,7 @@ def test_a_closed_pipe_ends_a_command_quietly(large: Path, arguments: list[str])
 @pytest.mark.parametrize(
     "arguments", [["read"], ["streams"], ["info"], ["--help"], ["read", "--help"], ["--version"], []]
 )
-def test_a_pipe_that_is_closed_from_the_start_is_no_error(large: Path, arguments: list[str]) -> None:
+def test_a_pipe_that_is_closed_from_the_start_is_not_an_error(large: Path, arguments: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:

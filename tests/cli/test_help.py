@@ -94,7 +94,7 @@ def test_a_pager_that_cannot_run_does_not_hide_the_page(here: Path, pager: str) 
     assert "concepts" in on_terminal("help", PAGER=pager)
 
 
-def test_a_pager_that_ends_early_is_no_error(here: Path) -> None:
+def test_a_pager_that_ends_early_is_not_an_error(here: Path) -> None:
     assert on_terminal("help", "concepts", PAGER="true") == ""
 
 

@@ -123,7 +123,7 @@ def test_a_stream_that_is_not_there_is_not_found(filled: Evlog) -> None:
         assert f"no stream '{stream}'" in result.err
 
 
-def test_a_stream_without_events_in_the_selection_is_no_error(filled: Evlog) -> None:
+def test_a_stream_without_events_in_the_selection_is_not_an_error(filled: Evlog) -> None:
     result = filled("read", "order-1", "--type", "Nothing")
     assert (result.code, result.out, result.err) == (0, b"", "")
 
@@ -172,7 +172,7 @@ def test_csv_is_read_back_by_a_csv_reader(mixed: Evlog) -> None:
         (["init", "--segment-bytes", "9" * 30], "'" + "9" * 30 + "'"),
     ],
 )
-def test_a_number_beyond_every_position_is_refused_where_it_is_no_bound(
+def test_a_number_beyond_every_position_is_refused_where_it_is_not_a_bound(
     evlog: Evlog, arguments: list[str], number: str
 ) -> None:
     result = evlog(*arguments)

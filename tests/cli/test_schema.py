@@ -144,7 +144,7 @@ def test_a_schema_on_a_terminal_is_indented_and_cannot_control_it(
         (b'{"$ref":"file:///etc/hostname"}', "file:///etc/hostname is outside the schema; put it into $defs"),
     ],
 )
-def test_what_is_no_schema_is_exit_2(strict: Evlog, schema: bytes, message: str) -> None:
+def test_what_is_not_a_schema_is_exit_2(strict: Evlog, schema: bytes, message: str) -> None:
     result = strict("schema", "set", "Paid", "-", stdin=schema)
     assert result.code == 2
     assert message in result.err

@@ -78,7 +78,7 @@ def test_an_interrupted_repair_loses_nothing_and_can_be_done_again() -> None:
     assert moments > 20
 
 
-def test_an_interrupted_salvage_is_no_store_or_a_whole_one() -> None:
+def test_an_interrupted_salvage_is_a_whole_store_or_none() -> None:
     state, known = sound_store()
     files = dict(state.files)
     files[segment(SEALED[1], "log")] = flip(files[segment(SEALED[1], "log")], -1)

@@ -38,7 +38,7 @@ def repository(request: pytest.FixtureRequest, tmp_path: Path, environment: Envi
     if request.param == "own":
         if not (ROOT / ".git").exists():
             pytest.skip("the tests do not run in a git checkout")
-        # A clone, because somebody may commit while this runs.
+        # A clone, because a developer may commit while this runs.
         git(tmp_path, environment, "clone", "--quiet", "--no-checkout", str(ROOT), str(folder))
         return folder
     folder.mkdir()

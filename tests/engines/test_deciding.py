@@ -104,7 +104,7 @@ def test_a_content_digest_tells_its_fields_apart() -> None:
                 content_digest("a", "b", 0, b"cd"), content_digest("a", "bc", 1, b"d")}) == 4  # fmt: skip
 
 
-def test_what_was_made_by_evlog_is_no_duplicate_when_it_is_found() -> None:
+def test_what_was_made_by_evlog_is_not_a_duplicate_when_it_is_found() -> None:
     request = append(["s"], [("T", None, 0, b"1", None)])
     request.give_ids([STORED.id_bytes])
     assert decide(View(STORED), request).result.duplicates == [False]

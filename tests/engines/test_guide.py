@@ -1,4 +1,4 @@
-"""The guide's page of engines: its table, and its test module on an engine that somebody else installed."""
+"""The guide's page of engines: its table, and its test module on an engine of another package."""
 
 from __future__ import annotations
 

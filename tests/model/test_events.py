@@ -279,7 +279,7 @@ def test_bad_event_among_events_of_one_form_is_refused(bad: NewEvent) -> None:
         encode_events([*good, bad])
 
 
-def test_what_is_no_event_is_refused() -> None:
+def test_what_is_not_an_event_is_refused() -> None:
     for thing in (None, "T", {"type": "T"}, ("T", None)):
         with pytest.raises(InvalidEvent):
             encode_events([thing])  # type: ignore[list-item]
@@ -490,7 +490,7 @@ def test_event_json_is_parsed_text_is_decoded_and_binary_refused() -> None:
 
 
 @pytest.mark.parametrize("raw", [b'{"a":%b}' % (b"1" * 5000), b'{"a":%b}' % TOO_DEEP])
-def test_json_that_python_cannot_hold_is_no_damage(raw: bytes) -> None:
+def test_json_that_python_cannot_hold_is_not_damage(raw: bytes) -> None:
     for parse in (event_of(data=raw).json, lambda: event_of(metadata=raw).metadata):
         with pytest.raises(
             InvalidEvent, match=r"^event (meta)?data at position \d+ is JSON that Python cannot"

@@ -102,7 +102,7 @@ def test_chunks_are_given_out_when_they_are_full() -> None:
     assert [len(chunk) // one for chunk in chunks] == [2, 2, 1]
 
 
-def test_no_events_are_no_chunks() -> None:
+def test_no_events_give_no_chunks() -> None:
     assert list(encode_lines([])) == []
 
 

@@ -76,7 +76,7 @@ def test_metadata_in_bytes_stays_as_it_is_beside_links() -> None:
         {"idempotency_key": "k", "id": ID},
     ],
 )
-def test_what_is_no_link_or_is_given_twice_is_refused(options: dict[str, Any]) -> None:
+def test_what_is_not_a_link_or_is_given_twice_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidEvent):
         NewEvent("T", **options)
 

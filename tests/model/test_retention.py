@@ -105,7 +105,7 @@ _INVALID += [b'{"$maxCount":true}', b'{"$maxCount":1.5}', b'{"$tombstone":1}', b
 
 
 @pytest.mark.parametrize("data", _INVALID)
-def test_what_is_no_policy_hides_nothing(data: bytes) -> None:
+def test_what_is_not_a_policy_hides_nothing(data: bytes) -> None:
     assert decode_policy(data) == KEEP_ALL
 
 

@@ -141,7 +141,7 @@ def test_damage_of_a_policy_leaves_schemas_alone(tmp_path: Path) -> None:
         assert refused(store)
 
 
-def test_what_is_no_schema_in_a_crafted_store_is_an_error(store: EventStore) -> None:
+def test_what_is_not_a_schema_in_a_crafted_store_is_an_error(store: EventStore) -> None:
     for number, data in enumerate((b"5", b"{}", b'{"type":5}', b'{"schema":{},"type":"P"}'), 1):
         event = ("$schema", number.to_bytes(16), 0, data, None)
         store.engine.append(AppendRequest.own("$schemas", event))

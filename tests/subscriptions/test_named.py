@@ -331,7 +331,7 @@ def test_what_is_parked_is_not_handled_again_after_a_crash(store: EventStore) ->
             run.park(next(store.read_all()), "boom")
 
 
-def test_an_interrupt_is_no_failure_of_the_handler(store: EventStore) -> None:
+def test_an_interrupt_is_not_a_failure_of_the_handler(store: EventStore) -> None:
     fill(store, 3)
 
     def interrupt(event: Event) -> None:

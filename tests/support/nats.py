@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -167,6 +166,3 @@ def serving(folder: Path, servers: int = 1, settings: str = "") -> Iterator[Clus
         yield cluster
     finally:
         cluster.stop()
-
-
-has_client = importlib.util.find_spec("nats") is not None

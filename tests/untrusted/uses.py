@@ -1,4 +1,4 @@
-"""Everything that a user can do with a store from somebody else, and what may come of it.
+"""Everything that a user can do with a store from another person, and how it may end.
 
 Each use either works or raises an EvlogError, within bounded time and memory, and touches nothing outside
 the store.

@@ -8,7 +8,7 @@
 3. A command that has found something (damage) calls `set_verdict` before it prints. It then ends with that
    exit code also if the reader of its output has left.
 4. A command that has changed or checked something calls `set_done` before it prints. Its exit code then says
-   all that a script needs, so a stdout that was closed on purpose (`>&-`) is no failure.
+   all that a script needs, so a stdout that was closed on purpose (`>&-`) is not a failure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A store in a topic of Kafka: an honest log. Needs the extra `evlog-store[kafka]`.
+"""A store in a topic of Kafka, which keeps all it is given. Needs the extra `evlog-store[kafka]`.
 
 1. The log is one partition. Each append is a transaction; what is committed is never taken back, and it is
    read in one order. Positions and versions are in headers, because a topic's offsets have holes.

@@ -78,7 +78,7 @@ def _create(address: Address, connection: Connection) -> None:
     connection.execute(address.sql("create schema if not exists {schema}"))
     connection.execute(address.sql("set local search_path to {schema}, pg_catalog, pg_temp"))
     connection.execute(script.encode())
-    # A new function is everybody's to call, and these have the rights of the schema's owner.
+    # Every user may call a new function, and these have the rights of the schema's owner.
     connection.execute(address.sql("revoke execute on all functions in schema {schema} from public"))
     connection.execute(
         "insert into log (store_id, format, position, last_time, policies, removed) "

@@ -183,7 +183,7 @@ class SyncMarks:
 
 
 class MarksLock:
-    """The lock on `durable`. What needs it goes on without it if it is not free in time."""
+    """The lock on `durable`. Callers continue without it if it is not free in time."""
 
     def __init__(self, path: str, disk: Disk) -> None:
         # A mark in a removed file is a missing mark, which is safe; its next writer makes another.

@@ -62,7 +62,7 @@ def append_in_turns(peers: dict[str, Peer], dataset: Dataset) -> dict[str, float
     while batch_slice := list(islice(batches, _SLICE)):
         turn += 1
         for name in list(peers)[:: 1 if turn % 2 else -1]:
-            os.sync()  # a sync may have to wait for what anybody wrote
+            os.sync()  # else a sync may have to wait for what other processes wrote
             seconds[name] += seconds_of(partial(_append_all, peers[name], batch_slice))
     return seconds
 

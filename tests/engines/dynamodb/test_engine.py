@@ -382,7 +382,7 @@ def test_a_table_that_the_service_does_not_show_at_once_is_waited_for(
         assert created.created
 
 
-def test_a_redaction_during_verify_is_no_damage(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redaction_during_verify_is_not_damage(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.append("a", [new(number) for number in range(5)])
     add = LogDigest.add
 

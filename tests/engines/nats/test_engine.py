@@ -487,7 +487,7 @@ def test_a_mirror_takes_larger_appends_in_steps(nats_url: NewUrl, tmp_path: os.P
         assert store.verify().head_digest == source.verify().head_digest
 
 
-def test_an_index_entry_whose_event_did_not_come_is_no_known_id(nats_url: NewUrl) -> None:
+def test_an_index_entry_whose_event_did_not_come_is_not_a_known_id(nats_url: NewUrl) -> None:
     """With many ids the index is stored first: a writer may die before it stores the events."""
     with evlog.open(nats_url(), create=True) as store:
         store.append("a", numbered(3, 10))

@@ -68,7 +68,7 @@ def test_other_ids_hold_no_sequence(id: bytes) -> None:
     assert (layout.sequence_in(id) is None) == (uuid.variant != "specified in RFC 4122" or uuid.version != 7)
 
 
-def test_messages_that_are_no_events_come_back() -> None:
+def test_messages_that_are_not_events_come_back() -> None:
     place = layout.place_headers(9, 5)
     control = layout.Control(Standing("a", "b"), 3, 4)
     assert layout.decode_control(stored(layout.encode_control(SUBJECTS, control, 9, 5))) == control

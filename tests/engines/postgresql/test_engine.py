@@ -359,7 +359,7 @@ def test_a_server_that_vanishes_is_noticed_after_ten_seconds() -> None:
     assert (told["keepalives_idle"], told["tcp_user_timeout"]) == ("60", "0")
 
 
-def test_a_cancelled_statement_is_no_lock_of_another_writer(postgresql_url: Url) -> None:
+def test_a_cancelled_statement_is_not_a_lock_of_another_writer(postgresql_url: Url) -> None:
     url = postgresql_url()
     schema = url.partition("schema=")[2]
     limited = f"{url}&options=-cstatement_timeout%3D100"

@@ -263,7 +263,9 @@ def test_a_version_left_out_is_found_in_a_compacted_store(
 
 
 @pytest.mark.parametrize(("offset", "found"), [(0, False), (1, True), (-1, True), (99, True)])
-def test_a_version_left_out_is_no_finding_where_it_went(store: EventStore, offset: int, found: bool) -> None:
+def test_a_version_left_out_is_not_a_finding_where_it_went(
+    store: EventStore, offset: int, found: bool
+) -> None:
     """As while a compaction was interrupted before it came to the beginning of the stream."""
     fill(store, 40, streams=2)
     store.set_retention("s-0", max_count=2)
@@ -359,7 +361,7 @@ def salvaged(compacted: EventStore, memory_path: Path) -> EventStore:
     return small_store(memory_path / "out")
 
 
-def test_what_a_salvage_left_out_is_no_finding_also_when_it_is_compacted(salvaged: EventStore) -> None:
+def test_what_a_salvage_left_out_is_not_a_finding_also_when_it_is_compacted(salvaged: EventStore) -> None:
     assert salvaged.verify().findings == ()
     fill(salvaged, 20)
     assert salvaged.verify().findings == ()

@@ -118,7 +118,9 @@ def fill_more(store: EventStore, count: int) -> None:
         store.append("more", [new(number)])
 
 
-def test_two_streams_with_one_hash_are_no_finding(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_streams_with_one_hash_are_not_a_finding(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("evlog.") and hasattr(module, "hash_stream"):
             monkeypatch.setattr(module, "hash_stream", lambda _: 1)
@@ -162,7 +164,7 @@ def test_an_id_of_a_removed_event_that_was_written_again_is_found(
         filled.compact()
 
 
-def test_ids_with_the_same_fold_are_no_finding(store: EventStore) -> None:
+def test_ids_with_the_same_fold_are_not_a_finding(store: EventStore) -> None:
     for number in range(20):
         store.append("s", [new(number, id=bytes([number] * 16))])
     assert store.verify().ok
@@ -344,7 +346,7 @@ def test_an_append_that_comes_meanwhile_is_beyond_the_horizon(
     assert (report.events, report.position) == (20, 20)
 
 
-def test_a_frame_being_written_is_no_finding_while_its_writer_holds_the_lock(filled: EventStore) -> None:
+def test_a_frame_being_written_is_not_a_finding_while_its_writer_holds_the_lock(filled: EventStore) -> None:
     from evlog.files.check import files as checkfiles
     from evlog.files.disk.file_lock import FileLock
 
@@ -396,7 +398,7 @@ def test_helper_processes_find_the_same(filled: EventStore) -> None:
     assert filled.verify(against=pin) != together
 
 
-def test_files_that_a_running_compaction_makes_are_no_leftovers(filled: EventStore) -> None:
+def test_files_that_a_running_compaction_makes_are_not_leftovers(filled: EventStore) -> None:
     from evlog.files.disk.file_lock import FileLock
 
     Path(filled.path, "segments", "00000000000000000001.1.log").write_bytes(b"x")

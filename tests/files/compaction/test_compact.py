@@ -457,7 +457,7 @@ def test_a_subscription_that_is_behind_is_not_passed_without_force(store: EventS
     assert store.compact(force=True).events_removed == 8
 
 
-def test_a_subscription_that_has_passed_what_goes_is_no_hindrance(store: EventStore) -> None:
+def test_a_subscription_that_has_passed_the_hidden_events_blocks_nothing(store: EventStore) -> None:
     fill(store, 30)
     store.set_retention("s-0", max_count=2)
     scan(store, "mail", 22)

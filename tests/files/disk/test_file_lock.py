@@ -264,7 +264,7 @@ def test_thread_that_waits_behind_a_waiting_thread_gets_the_lock_too(path: str) 
         thread.join()
     assert errors == []
     assert len(got) == 2
-    os.fstat(marks.fd)  # somebody may be writing through it
+    os.fstat(marks.fd)  # a thread may be writing through it
     with other:
         pass
 

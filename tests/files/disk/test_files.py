@@ -176,7 +176,7 @@ def test_file_is_closed_when_nothing_refers_to_it(tmp_path: Path) -> None:
     assert open_files(tmp_path) == []
 
 
-def test_a_file_that_a_program_has_open_at_its_end_is_no_error(
+def test_a_file_that_a_program_has_open_at_its_end_is_not_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_bytes(b"x")

@@ -331,7 +331,7 @@ def test_a_forked_child_takes_no_notification_of_its_parent(watch: Watch, memory
     watch.wait(LONG_SECONDS)
 
 
-def test_a_watch_that_a_program_has_open_at_its_end_is_no_error(
+def test_a_watch_that_a_program_has_open_at_its_end_is_not_an_error(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors: list[object] = []

@@ -151,7 +151,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_found(files: SubscriptionFiles) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"{}\n", b"\0" * 200, encode_line({"format": 1}), encode_line({})])
-def test_what_is_no_checkpoint_is_damage(files: SubscriptionFiles, content: bytes) -> None:
+def test_what_is_not_a_checkpoint_is_damage(files: SubscriptionFiles, content: bytes) -> None:
     Path(files.path).write_bytes(content)
     with pytest.raises(CorruptionError):
         files.load()

@@ -1,4 +1,4 @@
-"""What a caller's own function raises, and a lack of memory, is no damage of the store."""
+"""What a caller's own function raises, and a lack of memory, are not damage of the store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_progress_raises_comes_out_as_it_is(tmp_path: Path, name: str, erro
         assert store.verify().ok
 
 
-def test_a_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
+def test_a_lack_of_memory_is_not_damage(tmp_path: Path) -> None:
     def fail(*_arguments: object) -> NoReturn:
         raise MemoryError
 

@@ -172,7 +172,7 @@ def test_candidates_are_the_entries_of_the_keys_that_are_there(
 
 
 def test_posting_beyond_the_entries_is_a_fault() -> None:
-    """A file with right CRCs that somebody made: what it names must be there."""
+    """A crafted file with right CRCs: the entries that it names must exist."""
     header = HEADER._replace(kind=KIND_STREAMS)
     forged = encode_sorted(header, array("Q", [10, 20]), array("I", [0, 1, 3]), array("I", [0, 1, 3]))
     index = opened(header, forged, 3)

@@ -414,7 +414,7 @@ def object_id(number: int) -> bytes:
 
 
 def colliding(number: int) -> bytes:
-    """Return an id that somebody chose to have the hash of all others: CRC-32 is blind to its polynomial."""
+    """Return an id that is crafted to have the hash of all others: CRC-32 is blind to its polynomial."""
     polynomial = 0x104C11DB7
     product = 0
     for bit in range(48):

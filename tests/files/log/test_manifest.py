@@ -295,7 +295,7 @@ def test_manifest_without_an_active_segment_is_found_at_once() -> None:
 # --- files
 
 
-def test_missing_manifest_is_no_store(tmp_path: Path) -> None:
+def test_missing_manifest_is_not_a_store(tmp_path: Path) -> None:
     for store in (tmp_path, tmp_path / "missing"):
         for read in (read_manifest, read_stamp):
             with pytest.raises(StoreNotFound) as caught:

@@ -188,7 +188,7 @@ def test_segments_that_were_replaced_take_their_policies_with_them(memory_path: 
         assert table.rules().streams == {name: Rule(1)}
 
 
-def test_users_events_of_the_same_type_are_no_policies(store: EventStore) -> None:
+def test_users_events_of_the_same_type_are_not_policies(store: EventStore) -> None:
     store.append("s", [NewEvent("$metadata", {"$maxCount": 1}), new(2), new(3)])
     assert len(list(store.read("s"))) == 3
     assert len(list(store.read_all())) == 3

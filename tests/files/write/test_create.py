@@ -160,7 +160,7 @@ def test_largest_settings_are_taken(tmp_path: Path, setting: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("path", ["", "a\0b"])
-def test_what_is_no_path_is_refused(path: str) -> None:
+def test_what_is_not_a_path_is_refused(path: str) -> None:
     with pytest.raises(InvalidArgument):
         evlog.open(path, create=True)
 

@@ -53,7 +53,7 @@ def test_writer_that_is_open_cuts_what_another_left(store: EventStore) -> None:
 
 
 @pytest.mark.parametrize("room", [0, 1, 39, 5000, 100_000])
-def test_room_of_any_size_is_no_torn_tail(store: EventStore, room: int) -> None:
+def test_preallocated_zeros_of_any_length_are_not_a_torn_tail(store: EventStore, room: int) -> None:
     fill(store, 3)
     (log,) = segment_files(store, "log")
     log.write_bytes(frames_of(log) + bytes(room))

@@ -252,7 +252,7 @@ def test_a_deleted_stream_is_empty_and_goes_on_with_its_versions(ten: EventStore
 
 
 @pytest.mark.parametrize("expected", [ANY, NO_STREAM, 10])
-def test_a_deleted_stream_is_no_stream_and_has_its_last_version(ten: EventStore, expected: Any) -> None:
+def test_a_deleted_stream_does_not_exist_and_has_its_last_version(ten: EventStore, expected: Any) -> None:
     """As KurrentDB takes an append after a soft delete."""
     ten.delete_stream("s")
     assert ten.append("s", [new(11)], expected=expected).first_version == 11

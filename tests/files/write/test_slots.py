@@ -407,7 +407,7 @@ def test_where_the_locks_cannot_be_had_there_is_no_queue(
     assert maybe_claim_slot(str(tmp_path), DISK) is None
 
 
-def test_what_a_signal_handler_raises_is_no_failure_of_the_queue(
+def test_what_a_signal_handler_raises_is_not_a_failure_of_the_queue(
     slots: list[Slot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leader, one, _ = slots

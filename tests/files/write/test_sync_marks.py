@@ -99,7 +99,7 @@ def test_a_mark_of_a_sealed_segment_does_not_replace_that_of_the_active_one(pair
     assert acknowledged(log) == log.head == 6
 
 
-def test_a_failed_sync_of_another_meanwhile_is_no_acknowledgement(pair: Pair) -> None:
+def test_a_failed_sync_of_another_meanwhile_is_not_an_acknowledgement(pair: Pair) -> None:
     pair.world.tells_all = False
     pair.during_sync_of_store(pair.fail)
     with pytest.raises(StoreIOError):

@@ -67,7 +67,7 @@ def test_append_many_is_one_frame_with_a_result_for_each_append(store: EventStor
 
 
 @pytest.mark.parametrize("appends", [{"a": []}, ["a"], [("a",)], [None], [5]])
-def test_what_is_no_pair_of_a_stream_and_events_is_refused(store: EventStore, appends: Any) -> None:
+def test_what_is_not_a_pair_of_a_stream_and_events_is_refused(store: EventStore, appends: Any) -> None:
     with pytest.raises(InvalidArgument, match=r"give \(stream, events\)"):
         store.append_many([("a", [new(1)]), *appends])
     assert store.head == 0
