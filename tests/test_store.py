@@ -328,6 +328,11 @@ def test_events_can_be_pickled(store: EventStore) -> None:
     assert pickle.loads(pickle.dumps(events)) == events
 
 
+def test_a_result_can_be_changed_as_copy_replace_does_it(store: EventStore) -> None:
+    result: Any = store.info()
+    assert result.__replace__(events=7) == result._replace(events=7) != result
+
+
 # --- colliding hashes
 
 

@@ -47,6 +47,8 @@ else:
                 raise TypeError(f"{type(self).__name__} has no field {next(iter(changes))!r}")
             return tuple.__new__(type(self), values)
 
+        __replace__ = _replace  # for `copy.replace`, from Python 3.13 on
+
         def _asdict(self) -> dict[str, Any]:
             return dict(zip(self._fields, self, strict=True))
 

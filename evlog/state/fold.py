@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     S = TypeVar("S", default=Any)  # the type of a state
+    _T = TypeVar("_T")
 else:
     from typing import TypeVar
 
@@ -53,10 +54,10 @@ class Fold(Generic[S]):
         kind: the type of the state, if JSON alone does not give it back as it was.
     """
 
-    @overload
+    @overload  # with a variable of its own: for pyright, `self` cannot have that of the class here
     def __init__(
-        self: Fold[S | None],
-        apply: Callable[[S | None, Event], S | None],
+        self: Fold[_T | None],
+        apply: Callable[[_T | None, Event], _T | None],
         *,
         name: str | None = None,
         version: int | str = 1,
