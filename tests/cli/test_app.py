@@ -150,6 +150,11 @@ def test_every_exit_code_of_the_contract_has_a_class() -> None:
         (OSError(5, "Input/output error", "there"), "Input/output error: there; check it and try again"),
         (RecursionError("deep"), "failed unexpectedly (RecursionError"),
         (MemoryError(), "out of memory; raise the limit"),
+        (
+            ImportError("libx.so: no such file", name="x.lib"),
+            "cannot load x.lib (libx.so: no such file); install",
+        ),
+        (ImportError("no name", name="evlog.x"), "failed unexpectedly (ImportError"),
     ],
 )
 def test_what_nobody_foresaw_is_one_line_too(
