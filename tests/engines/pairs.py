@@ -168,7 +168,7 @@ class Scene:
 
 
 Operation = Callable[[Any, Any, str], object]
-"""Takes a scene, an open store, and A or B."""
+"""Takes a scene, an open store, and the side of the pair: A or B."""
 
 Table = dict[str, tuple[Operation, tuple[type[Exception], ...]]]
 """Operations, each with the errors that another one at the same time may cause."""
@@ -200,9 +200,9 @@ def _relax(scene: Scene, store: EventStore, _: str) -> None:
         scene.kept = {event.version for event in store.read("b-1")}
 
 
-def _delete(scene: Scene, store: EventStore, who: str) -> None:
+def _delete(scene: Scene, store: EventStore, side: str) -> None:
     store.delete_stream("b-2")
-    scene.done.add(f"delete {who}")
+    scene.done.add(f"delete {side}")
     store.compact(force=True)
 
 
@@ -211,8 +211,8 @@ def _redact(scene: Scene, store: EventStore, _: str, position: int = 1) -> None:
     scene.done.add(f"redact {position}")
 
 
-def _mirror_out(scene: Scene, store: EventStore, who: str) -> None:
-    evlog.mirror(store, scene.folder / f"copy {who}")
+def _mirror_out(scene: Scene, store: EventStore, side: str) -> None:
+    evlog.mirror(store, scene.folder / f"copy {side}")
 
 
 def _cut_over(scene: Scene, store: EventStore, _: str) -> None:
@@ -220,8 +220,8 @@ def _cut_over(scene: Scene, store: EventStore, _: str) -> None:
     scene.done.add("moved")
 
 
-def _expecting(scene: Scene, store: EventStore, who: str) -> None:
-    event = NewEvent("T", f"expecting {who}")
+def _expecting(scene: Scene, store: EventStore, side: str) -> None:
+    event = NewEvent("T", f"expecting {side}")
     try:
         result = store.append("a-1", [event], 2)
     except evlog.EvlogError:
@@ -232,23 +232,23 @@ def _expecting(scene: Scene, store: EventStore, who: str) -> None:
 
 
 WRITES: Table = {
-    "append": (lambda scene, store, who: scene.append(store, [("a-1", [NewEvent("T", who)])]), ()),
+    "append": (lambda scene, store, side: scene.append(store, [("a-1", [NewEvent("T", side)])]), ()),
     "append, expected": (_expecting, (evlog.WrongExpectedVersion,)),
     "append, if none": (
-        lambda scene, store, who: scene.append(
+        lambda scene, store, side: scene.append(
             store,
-            [("a-1", [NewEvent("T", f"only {who}", tags=[_TAG])])],
+            [("a-1", [NewEvent("T", f"only {side}", tags=[_TAG])])],
             conditions=IfNone(f"tag={_TAG}"),
         ),
         (evlog.ConditionFailed,),
     ),
     "batch": (
-        lambda scene, store, who: scene.append(
+        lambda scene, store, side: scene.append(
             store,
             [
-                ("a-1", [NewEvent("T", f"{who} 1")]),
-                (f"c-{who}", [NewEvent("T", f"{who} 2")]),
-                ("b-1", [NewEvent("T", f"{who} 3"), NewEvent("T", f"{who} 4")]),
+                ("a-1", [NewEvent("T", f"{side} 1")]),
+                (f"c-{side}", [NewEvent("T", f"{side} 2")]),
+                ("b-1", [NewEvent("T", f"{side} 3"), NewEvent("T", f"{side} 4")]),
             ],
         ),
         (),
@@ -269,7 +269,7 @@ WRITES: Table = {
 POLICIES: Table = {
     "redact": (_redact, (evlog.EventNotFound,)),
     "redact what is removed": (
-        lambda scene, store, who: _redact(scene, store, who, 2),
+        lambda scene, store, side: _redact(scene, store, side, 2),
         (evlog.EventNotFound,),
     ),
     "retain": (_retain, ()),
@@ -314,13 +314,13 @@ class Stop:
         self.go_on.set()
 
 
-def _run(operation: Operation, scene: Scene, store: EventStore, who: str, found: dict[str, object]) -> None:
+def _run(operation: Operation, scene: Scene, store: EventStore, side: str, found: dict[str, object]) -> None:
     try:
-        operation(scene, store, who)
+        operation(scene, store, side)
     except BaseException as error:  # noqa: BLE001 - judged below
-        found[who] = error
+        found[side] = error
     else:
-        found[who] = None
+        found[side] = None
 
 
 def run_pair(
@@ -438,9 +438,9 @@ class NewScene(Scene):
             assert store.append("a-1", [NewEvent("T", 0)]).first_position == len(found) + 1
 
 
-def _create(scene: Scene, _: EventStore | None, who: str) -> None:
+def _create(scene: Scene, _: EventStore | None, side: str) -> None:
     with evlog.open(scene.url, create=True) as store:
-        scene.append(store, [("a-1", [NewEvent("T", who)])])
+        scene.append(store, [("a-1", [NewEvent("T", side)])])
 
 
 def _open(scene: Scene, _: EventStore | None, __: str) -> None:

@@ -132,7 +132,8 @@ class Workers:
             calls: functions that a helper can import by their names, and their arguments; what these take and
                 give can be pickled.
             ahead: how many calls a helper is given at once, as far as a pipe holds them, so that it need not
-                wait for the next while this process makes its own. Towards the end it is given fewer.
+                wait for the next while this process makes its own. In a compaction it waits for a sixth of
+                its time with 1, and for a twentieth with 4. Towards the end it is given fewer.
             first: what only this process can do; it does it while the helpers start.
         """
         run = _Run(calls, ahead, _RESULTS_WAITING * len(self._helpers), 1 + len(self._helpers))
