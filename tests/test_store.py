@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pydantic
 import pytest
 
 import evlog
@@ -326,6 +327,14 @@ def test_events_can_be_pickled(store: EventStore) -> None:
     fill(store, 2)
     events = list(store.read_all())
     assert pickle.loads(pickle.dumps(events)) == events
+
+
+def test_results_may_be_in_models_of_pydantic(store: EventStore) -> None:
+    results = store.append("a", [evlog.NewEvent("T")]), next(store.streams()), store.retention("a")
+    for result in results:
+        kind = pydantic.TypeAdapter(type(result))
+        assert kind.validate_python(result) == kind.validate_python(tuple(result)) == result
+    assert evlog.StreamInfo._field_defaults == {"retention": None}
 
 
 def test_a_result_can_be_changed_as_copy_replace_does_it(store: EventStore) -> None:

@@ -20,7 +20,8 @@ else:
             if bases:
                 fields = tuple(body.get("__annotations__", ()))
                 body["_fields"] = body["__match_args__"] = fields
-                body["_defaults"] = tuple(body.pop(field) for field in fields if field in body)
+                body["_field_defaults"] = {field: body.pop(field) for field in fields if field in body}
+                body["_defaults"] = tuple(body["_field_defaults"].values())
                 body.update((field, property(itemgetter(at))) for at, field in enumerate(fields))
             body["__slots__"] = ()
             return super().__new__(cls, name, bases or (tuple,), body)
@@ -62,8 +63,7 @@ else:
     def _rest(cls: Any, missing: int, named: dict[str, Any]) -> tuple[Any, ...]:
         """Return the values of the last fields, by their names or their defaults."""
         fields = cls._fields[len(cls._fields) - missing :] if missing > 0 else ()
-        named_last = cls._fields[len(cls._fields) - len(cls._defaults) :]
-        defaults = dict(zip(named_last, cls._defaults, strict=True))
+        defaults = cls._field_defaults
         try:
             rest = tuple(named.pop(field) if field in named else defaults[field] for field in fields)
         except KeyError as error:
