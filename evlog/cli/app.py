@@ -25,10 +25,11 @@ def main() -> NoReturn:
     """Run the command that sys.argv names, and end the process with its exit code."""
     # A command makes no cycles worth collecting; without the collector imports are 3 ms faster.
     gc.disable()
-    # A file that is opened on a closed descriptor 1 would get the output: occupy these descriptors.
-    while (spare := os.open(os.devnull, os.O_RDONLY)) <= 2:
-        pass
-    os.close(spare)
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        # A file that is opened on a closed descriptor 1 would get the output: occupy these descriptors.
+        while (spare := os.open(os.devnull, os.O_RDONLY)) <= 2:
+            pass
+        os.close(spare)
     if os.getpid() == 1:
         _obey_signals()
     code = run(_utf8(sys.argv[1:]))

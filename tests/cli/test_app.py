@@ -362,6 +362,13 @@ def test_closed_standard_streams_do_no_harm(here: Path, closed: tuple[int, ...])
         assert [event.data for event in store.read_all()] == [b'"one"']
 
 
+def test_a_command_needs_no_device(here: Path) -> None:
+    """There may be none in a directory that `chroot` was given."""
+    script = "import os, sys; os.devnull = '/nothing'; from evlog.cli.app import main; main()"
+    run_python("-c", script, "append", "s", "T")
+    assert '"stream":"s"' in run_python("-c", script, "read").stdout
+
+
 def test_ctrl_c_ends_a_command_with_130_and_no_word(large: Path) -> None:
     with start("read", "-s", "x") as process:
         assert process.stdout is not None
