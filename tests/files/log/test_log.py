@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
+from zlib import crc32
 
 import pytest
 
@@ -230,7 +231,7 @@ def test_manifest_that_moved_on_is_read_again(store: EventStore, monkeypatch: py
         for path in segment_files(store, suffix)[:1]:
             content = bytearray(path.read_bytes())
             content[12] = 1
-            content[60:64] = log_module_crc(bytes(content[:60]))
+            content[60:64] = crc32(content[:60]).to_bytes(4, "little")
             path.with_name(path.name.replace(".0.", ".1.")).write_bytes(content)
             path.unlink()
     first = manifest.segments[0]._replace(generation=1)
@@ -242,12 +243,6 @@ def test_manifest_that_moved_on_is_read_again(store: EventStore, monkeypatch: py
         _ = log.sealed[0].segment
     assert numbers(store.read_all()) == list(range(20))
     assert numbers(store.read("s-1", reverse=True)) == list(range(1, 20, 3))[::-1]
-
-
-def log_module_crc(header: bytes) -> bytes:
-    from zlib import crc32
-
-    return crc32(header).to_bytes(4, "little")
 
 
 def test_segments_that_were_long_unused_are_closed_and_opened_again(
