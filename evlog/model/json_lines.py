@@ -414,7 +414,7 @@ def refuse(line: bytes, error: Exception) -> NoReturn:
         else:
             reason = _of_wrong_type(text)
     elif _has_lone_surrogate(line):
-        reason = "has a lone surrogate in a string, which stands for no character"
+        reason = "has a lone surrogate in a string, which is not a character"
     elif "truncated" in text:
         reason = "is not JSON: it ends too early" if line.strip() else "is empty"
     else:
