@@ -21,6 +21,7 @@ from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
+from evlog.errors import InvalidArgument
 from evlog.process.threads import without_signals
 
 _T = TypeVar("_T")
@@ -55,8 +56,11 @@ class Workers:
         """Have a thread call the function; return the future of its result.
 
         Raises:
+            InvalidArgument: another event loop is running. Its tasks would wait without end.
             RuntimeError: the system starts no thread now, and there is none that could make the call.
         """
+        if asyncio.get_running_loop() is not self.loop:
+            raise InvalidArgument("the store was opened in another event loop", "open it in this one, too")
         future: asyncio.Future[_T] = self.loop.create_future()
         results = self._results
         call = _Call(future, copy_context(), function, arguments, options)

@@ -523,6 +523,24 @@ def test_a_thread_that_cannot_be_started_now_is_started_by_a_later_call(
     run(body())
 
 
+def test_another_event_loop_is_refused_before_anything_is_done(path: str) -> None:
+    async def begin() -> tuple[aio.AsyncStore, aio.AsyncSubscription]:
+        store = await aio.open(path, create=True, sync="none")
+        await store.append("a", [new(1)])
+        events = store.subscribe("mail")
+        await anext(events)
+        return store, events
+
+    async def use(store: aio.AsyncStore, events: aio.AsyncSubscription) -> None:
+        for call in (store.append("a", [new(2)]), anext(events), events.close()):
+            with pytest.raises(InvalidArgument, match="another event loop"):
+                await call
+        assert store.store.head == 1
+        await store.close()
+
+    run(use(*run(begin())))
+
+
 def test_a_closed_store_refuses_every_call(path: str) -> None:
     async def body() -> None:
         store = await aio.open(path, create=True, sync="none")
