@@ -250,6 +250,10 @@ def test_numbers_and_lists_may_be_numpys(memory_path: Path) -> None:
             run = store.subscribe("n", after=np.uint8(255), to=np.uint16(257), types=types, timeout=timeout)
             with run:
                 run.consume(lambda _: 1 / 0, retries=np.int64(2), retry_delay=zero, on_failure="park")
+        kept = store.set_retention("s", max_count=np.int64(300), max_age=np.int32(900), before=np.uint8(2))
+        assert kept[:3] == (300, 900, 2)
+        with store.subscribe("m", shard=(np.int64(1), np.int64(2)), follow=False) as run:
+            assert run.name == "m#1/2"
         positions = [parked.position for parked in store.parked("n")]
         assert positions == [256, 257]
         assert store.replay_parked("n", lambda _: None, np.array(positions)).succeeded == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
 from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS
+from evlog.model.arguments import maybe_whole
 from evlog.model.events import category_of, check_stream_name
 from evlog.model.named import NamedTuple
 from evlog.model.retention import KEEP_ALL
@@ -102,15 +103,15 @@ def check_change(
     """Return the change that a user asks for, or raise InvalidArgument that says what is wrong with it."""
     check_target(stream, category)
     for name, value in (("max_count", max_count), ("before", before)):
-        if value is not None and not (type(value) is int and 1 <= value <= MAX_VERSION):
+        if value is not None and not 1 <= _whole(value) <= MAX_VERSION:
             raise InvalidArgument(f"{name} is {value!r}; give a whole number from 1 to {MAX_VERSION}")
-    seconds: object = max_age
+    seconds = None if max_age is None else _whole(max_age)
     if max_age is not None and not isinstance(max_age, int):
         from datetime import timedelta
 
         if isinstance(max_age, timedelta) and not max_age.microseconds:
             seconds = max_age // timedelta(seconds=1)
-    if seconds is not None and not (type(seconds) is int and 1 <= seconds <= MAX_AGE_SECONDS):
+    if seconds is not None and not 1 <= seconds <= MAX_AGE_SECONDS:
         raise InvalidArgument(
             f"max_age is {max_age!r}; give whole seconds from 1 to {MAX_AGE_SECONDS}, or a timedelta of them"
         )
@@ -118,4 +119,9 @@ def check_change(
         raise InvalidArgument("nothing is set; give max_count, max_age, before or clear")
     if category is not None and before is not None:
         raise InvalidArgument("a category has no versions to hide; limit its streams by count or by age")
-    return PolicyChange(stream, category, max_count, seconds, before, clear)
+    return PolicyChange(stream, category, maybe_whole(max_count), seconds, maybe_whole(before), clear)
+
+
+def _whole(value: object) -> int:
+    """Return a whole number as an int, 0 for anything else: no setting is 0."""
+    return 0 if isinstance(value, bool) else maybe_whole(value) or 0

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from zlib import crc32
 
 from evlog.errors import InvalidArgument, ShardsApart, SubscriptionBusy, SubscriptionNotFound
+from evlog.model.arguments import maybe_whole
 from evlog.model.checkpoints import check_subscription_name
 from evlog.model.filters import LogSelection
 from evlog.model.named import NamedTuple
@@ -63,13 +64,13 @@ def as_shard(shard: tuple[int, int] | None) -> Shard | None:
         return None
     if not isinstance(shard, tuple) or len(shard) != 2:
         raise InvalidArgument(f"invalid shard {shard!r:.80}", "give a number and a count, such as (1, 3)")
-    number, count = shard
-    if not (isinstance(number, int) and isinstance(count, int) and 1 <= number <= count <= MAX_SHARDS):
+    number, count = map(maybe_whole, shard)
+    if number is None or count is None or not 1 <= number <= count <= MAX_SHARDS:
         raise InvalidArgument(
-            f"invalid shard {number!r} of {count!r}",
+            f"invalid shard {shard[0]!r} of {shard[1]!r}",
             f"give a number from 1 to the count, which is at most {MAX_SHARDS}",
         )
-    return Shard(int(number), int(count)) if count > 1 else None  # True would be in the name
+    return Shard(number, count) if count > 1 else None
 
 
 def name_of(name: str, shard: Shard | None) -> str:
