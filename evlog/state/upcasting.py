@@ -97,8 +97,8 @@ class Upcasters:
         while type in self._steps:
             before = type
             for function, to in self._steps[before]:
-                data = function(data, event)
-                if data is None:
+                given, data = data, function(data, event)
+                if data is None and given is not None:  # JSON null stays null
                     name = getattr(function, "__qualname__", function)
                     raise InvalidArgument(f"the upcaster {name} returned None; return the data")
                 type = to or type

@@ -95,6 +95,16 @@ def test_a_text_that_is_not_unicode_is_the_upcaster_s_fault(store: EventStore, d
         list(EventStore(store.engine, upcasters=upcasters).read("s"))
 
 
+def test_null_stays_null_and_a_function_that_returns_nothing_is_refused(store: EventStore) -> None:
+    store.append("s", [NewEvent("T", b"null"), NewEvent("T", 1)])
+    upcasters = Upcasters()
+    upcasters.register("T", lambda data, _: None if data else data)
+    events = EventStore(store.engine, upcasters=upcasters).read("s")
+    assert next(events).data == b"null"
+    with pytest.raises(InvalidArgument, match="returned None"):
+        next(events)
+
+
 def test_what_is_not_an_upcaster_is_refused(store: EventStore) -> None:
     wrong: Any = {"T": lambda data, _: data}
     with pytest.raises(InvalidArgument):
