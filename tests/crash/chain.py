@@ -150,12 +150,13 @@ def explore_chain(
 def jobs(stride: int, most: int) -> Iterator[explore.Job]:
     """Yield the work: of the kill points beside a rename each, of the others one in `stride`.
 
-    A compaction after an interrupted one has most states by far: with a stride, a third of its kill points.
+    An append or a compaction after an interrupted one has most states by far: with a stride, a third of its
+    kill points.
     """
     for name, (recording, check) in histories().items():
         for command in COMMANDS:
             moments = _moments(recording, stride)
-            if stride > 1 and name == command == "compact":
+            if stride > 1 and name == "compact" and command != "repair":
                 moments = moments[::3]  # renames have two each: these are before some and after others
             for first in range(explore.WORKERS):
                 own = moments[first :: explore.WORKERS]

@@ -64,16 +64,18 @@ class Explorer:
         self.acked: dict[bytes, int] = {}
         self.failures: list[str] = []
 
-    def check(self, state: State, known: Knowledge, label: str) -> None:
+    def check(self, state: State, known: Knowledge, label: str) -> bool:
+        """Check a state that was not seen yet with as much acknowledged; return whether it was new."""
         digest = state.digest()
         if self.acked.get(digest, -1) >= len(known.acked):
-            return
+            return False
         self.acked[digest] = len(known.acked)
         with scratch() as root:
             try:
                 check_recovery(materialise(state, root), known, thorough=digest[0] % 4 == 0)
             except Exception:  # noqa: BLE001 - any error is a finding
                 self.failures.append(f"{label}:\n{traceback.format_exc()}")
+        return True
 
     def outcome(self) -> Outcome:
         return Outcome(set(self.acked), self.failures)
@@ -147,6 +149,11 @@ def expect(outcome: Outcome, least: int) -> None:
 def step_of(stride: int) -> int:
     """Return the stride, or what EVLOG_TEST_STRIDE says: 1 tries everything."""
     return int(os.environ.get("EVLOG_TEST_STRIDE", stride))
+
+
+def usually(number: int, *, long: int) -> int:
+    """The number, or with EVLOG_TEST_STRIDE=1, which tries everything, that of a long run."""
+    return long if step_of(2) == 1 else number
 
 
 def shares(recording: Recording, stride: int = 2) -> list[range]:

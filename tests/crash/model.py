@@ -7,6 +7,7 @@ shows them, and the device may not have them. Pure: it touches no real file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -56,7 +57,7 @@ class Op(NamedTuple):
     target: str = ""
 
 
-def apply_changes(content: bytes, changes: list[Change]) -> bytes:
+def apply_changes(content: bytes, changes: Sequence[Change]) -> bytes:
     """Return the content after the changes."""
     buffer = bytearray(content)
     for change in changes:

@@ -8,19 +8,20 @@ file varied while the others are kept, or lost, and random mixtures of all. What
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, combinations, product
 from typing import Final, NamedTuple, TypeVar
 
 from evlog.files.format.manifest import decode_manifest
 from tests.crash.model import (
     DIRECTORY,
+    Change,
     Directory,
     FileSystem,
-    Inode,
     Write,
     apply_changes,
     apply_names,
@@ -79,33 +80,35 @@ def crash_states(system: FileSystem, dice: random.Random, most: int | None = Non
     """Yield legal states after a power loss now: the extremes first, then a sample of the rest.
 
     Args:
-        dice: decides the sample, the junk and the mixtures.
+        dice: decides the sample and the mixtures.
         most: the highest number of states; None for all that the search finds.
     """
-    contents = {number: _contents(inode, dice) for number, inode in system.inodes.items()}
+    contents = {
+        number: _contents(inode.durable, tuple(inode.changes())) if inode.pending else [inode.durable]
+        for number, inode in system.inodes.items()
+    }
     names = {path: _names(directory) for path, directory in system.directories.items()}
     kept = {number: options[0] for number, options in contents.items()}
     lost = {number: options[-1] for number, options in contents.items()}
     names_kept = {path: options[0] for path, options in names.items()}
     names_lost = {path: options[-1] for path, options in names.items()}
     yield _state(system, kept, names_kept)
-    varied = [(number, option) for number, options in contents.items() for option in options[1:]]
-    renamed = [(path, option) for path, options in names.items() for option in options[1:]]
-    if not varied and not renamed:
+    varied: list[tuple[dict[int, bytes], dict[str, dict[str, int]]]] = [
+        *(({number: option}, {}) for number, options in contents.items() for option in options[1:]),
+        *(({}, {path: option}) for path, options in names.items() for option in options[1:]),
+    ]
+    if not varied:
         return
     yield _state(system, lost, names_lost)
     yield _state(system, lost, names_kept)
     yield _state(system, kept, names_lost)
-    choices: list[tuple[dict[int, bytes], dict[str, dict[str, int]]]] = []
-    for files, folders in ((kept, names_kept), (lost, names_lost)):
-        choices += [(files | {number: content}, folders) for number, content in varied]
-        choices += [(files, folders | {path: other}) for path, other in renamed]
+    choices = list(product(((kept, names_kept), (lost, names_lost)), varied))
     mixtures = len(choices) // 2
     if most is not None and len(choices) + mixtures > most:
         mixtures = min(mixtures, most // 3)
         choices = dice.sample(choices, min(len(choices), most - mixtures))
-    for files, folders in choices:
-        yield _state(system, files, folders)
+    for (files, folders), (file, folder) in choices:
+        yield _state(system, files | file, folders | folder)
     for _ in range(mixtures):
         yield _state(
             system,
@@ -131,27 +134,30 @@ def _state(system: FileSystem, contents: dict[int, bytes], names: dict[str, dict
 # --- one file
 
 
-def _contents(inode: Inode, dice: random.Random) -> list[bytes]:
+@functools.lru_cache(32)  # between two operations few files change
+def _contents(durable: bytes, changes: tuple[Change, ...]) -> list[bytes]:
     """Return what may be in the file: first with everything, last with nothing of what was not synced."""
-    changes = inode.changes()
-    if not changes:
-        return [inode.durable]
-    full = apply_changes(inode.durable, changes)
+    full = apply_changes(durable, changes)
     options = dict.fromkeys([full])
     for subset in _subsets(changes):
-        options[apply_changes(inode.durable, subset)] = None
+        options[apply_changes(durable, subset)] = None
+    before = durable
     for at, change in enumerate(changes):
         if isinstance(change, Write):
+            later = changes[at + 1 :]
+            beside = apply_changes(before, later) if _is_apart(change, later) else None
             for part in _torn(change):
-                options[apply_changes(inode.durable, [*changes[:at], part, *changes[at + 1 :]])] = None
-                options[apply_changes(inode.durable, [*changes[:at], part])] = None
-    for content in _spoilt(inode, full, dice):
+                whole = before if beside is None else beside
+                options[apply_changes(whole, [part, *later] if beside is None else [part])] = None
+                options[apply_changes(before, [part])] = None
+        before = apply_changes(before, [change])
+    for content in _spoilt(durable, changes, full):
         options[content] = None
-    options.pop(inode.durable, None)
-    return [*options, inode.durable]
+    options.pop(durable, None)
+    return [*options, durable]
 
 
-def _subsets(changes: list[_T]) -> Iterator[list[_T]]:
+def _subsets(changes: Sequence[_T]) -> Iterator[list[_T]]:
     """Yield which changes are kept: every subset, or of many changes the subsets most likely to matter."""
     count = len(changes)
     if count <= _ALL_SUBSETS_OF:
@@ -159,10 +165,19 @@ def _subsets(changes: list[_T]) -> Iterator[list[_T]]:
             yield list(chosen)
         return
     for at in range(count):
-        yield changes[:at]
-        yield changes[at:]
-        yield changes[:at] + changes[at + 1 :]
+        yield [*changes[:at]]
+        yield [*changes[at:]]
+        yield [*changes[:at], *changes[at + 1 :]]
         yield [changes[at]]
+
+
+def _is_apart(write: Write, later: Sequence[Change]) -> bool:
+    """Return whether the later changes come to the same when they are made before the write."""
+    low, high = write.offset, write.offset + len(write.data)
+    return all(
+        isinstance(change, Write) and (change.offset >= high or change.offset + len(change.data) <= low)
+        for change in later
+    )
 
 
 def _torn(write: Write) -> Iterator[Write]:
@@ -179,24 +194,28 @@ def _torn(write: Write) -> Iterator[Write]:
             yield Write(offset + edge, data[edge:])
 
 
-def _spoilt(inode: Inode, full: bytes, dice: random.Random) -> Iterator[bytes]:
+def _spoilt(durable: bytes, changes: Sequence[Change], full: bytes) -> Iterator[bytes]:
     """Yield the file with zeros or junk in its unsynced range: in all of it, and in each sector."""
-    ranges = [(w.offset, w.offset + len(w.data)) for w in inode.changes() if isinstance(w, Write)]
-    unsynced = sorted({byte for low, high in ranges for byte in range(low, min(high, len(full)))})
-    sectors: dict[int, list[int]] = {}
-    for byte in unsynced:
-        sectors.setdefault(byte // SECTOR_BYTES, []).append(byte)
-    for group in [unsynced, *sectors.values()]:
-        if not group:
-            continue
-        zeros, junk = bytearray(full), bytearray(full)
-        for byte, value in zip(group, dice.randbytes(len(group)), strict=True):
-            zeros[byte] = 0
-            junk[byte] = value
-        yield bytes(zeros)
-        yield bytes(junk)
-    if len(full) > len(inode.durable):
-        yield inode.durable + bytes(len(full) - len(inode.durable))
+    junk = random.Random(full).randbytes(len(full))
+    unsynced = bytearray(len(full))  # 1 where a byte is
+    for change in changes:
+        if isinstance(change, Write):
+            low, high = change.offset, min(change.offset + len(change.data), len(full))
+            unsynced[low:high] = b"\1" * (high - low)
+    ranges = [match.span() for match in re.finditer(b"\1+", unsynced)]
+    sectors: dict[int, list[tuple[int, int]]] = {}
+    for low, high in ranges:
+        for at in range(low // SECTOR_BYTES, (high - 1) // SECTOR_BYTES + 1):
+            part = max(low, at * SECTOR_BYTES), min(high, (at + 1) * SECTOR_BYTES)
+            sectors.setdefault(at, []).append(part)
+    for group in [ranges, *sectors.values()]:
+        for spoil in (bytes(len(full)), junk) if group else ():
+            spoilt = bytearray(full)
+            for low, high in group:
+                spoilt[low:high] = spoil[low:high]
+            yield bytes(spoilt)
+    if len(full) > len(durable):
+        yield durable + bytes(len(full) - len(durable))
 
 
 # --- one directory

@@ -56,7 +56,7 @@ def interruptions(
 
 
 @pytest.mark.parametrize(
-    ("compress", "most", "stride", "share", "step"), [(False, 3, 700, 5, 2), (True, 1, 1500, 10, 6)]
+    ("compress", "most", "stride", "share", "step"), [(False, 2, 700, 10, 2), (True, 1, 1500, 20, 6)]
 )
 def test_an_interrupted_compaction_loses_nothing_and_is_taken_up_again(
     compress: bool, most: int, stride: int, share: int, step: int

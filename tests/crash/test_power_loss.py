@@ -17,14 +17,15 @@ MIN_DISTINCT_STATES = 2500
 
 def test_whatever_a_crash_leaves_every_acknowledged_event_is_there() -> None:
     jobs: list[explore.Job] = []
+    stride = explore.usually(97, long=23)
     for recording, most in (
-        (recordings.one_writer(), 11),
-        (recordings.unsynced_writers(), 11),
-        (recordings.threads(), 3),
-        (recordings.crowded(), 3),
+        (recordings.one_writer(), explore.usually(7, long=11)),
+        (recordings.unsynced_writers(), explore.usually(6, long=11)),
+        (recordings.threads(), explore.usually(2, long=3)),
+        (recordings.crowded(), explore.usually(2, long=3)),
     ):
         jobs += [(explore.power_losses, (recording, most, share)) for share in explore.shares(recording)]
-        jobs += [(explore.kills, (recording, 23, share)) for share in explore.shares(recording)]
+        jobs += [(explore.kills, (recording, stride, share)) for share in explore.shares(recording)]
     outcome = explore.run(jobs)
     explore.expect(outcome, MIN_DISTINCT_STATES)
 
@@ -69,6 +70,7 @@ def explore_recoveries(recording: Recording, moments: range) -> explore.Outcome:
     """Crash, recover, crash again: killed or powered off the first time, powered off the second."""
     digests: set[bytes] = set()
     failures: list[str] = []
+    step = explore.step_of(3)
     for moment, system, _ in recording.moments():
         if moment not in moments:
             continue
@@ -76,7 +78,7 @@ def explore_recoveries(recording: Recording, moments: range) -> explore.Outcome:
         lost = list(crash_states(system, dice, 12))
         for state in [None, dice.choice(lost)]:
             second = recordings.recovery_after(recording, moment, state)
-            outcome = explore.power_losses(second, 2, range(moment % 2, len(second.ops) + 1, 2))
+            outcome = explore.power_losses(second, 2, range(moment % step, len(second.ops) + 1, step))
             digests |= outcome.digests
             failures += outcome.failures
     return explore.Outcome(digests, failures)

@@ -71,7 +71,8 @@ def test_an_interrupted_repair_loses_nothing_and_can_be_done_again() -> None:
             *killed_states(system, recording.ops[moment : moment + 1], 31, 0),
         ]
         for state in states:
-            explorer.check(state, known, f"after operation {moment}")
+            if not explorer.check(state, known, f"after operation {moment}"):
+                continue
             with recordings.scratch() as root:
                 assert repair_store(materialise(state, root)).report.ok, f"after operation {moment}"
     assert explorer.failures == []
