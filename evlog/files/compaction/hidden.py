@@ -22,6 +22,7 @@ from evlog.files.format.entries import ENTRY_BYTES, column, column_array
 from evlog.files.format.frames import MAX_VERSION
 from evlog.files.format.hashes import NAME_BITS, hash_category, hash_stream
 from evlog.files.format.headers import KIND_STREAMS
+from evlog.files.log.catalog import emptied_versions
 from evlog.files.log.parts import SealedPart, open_sealed
 from evlog.model.events import SYSTEM_PREFIX, category_of
 from evlog.model.named import NamedTuple
@@ -204,7 +205,7 @@ def _maybe_hide_by_hash(
         offsets = column_array(entries, "offset")
         heads = LastEvents(numbers, hashes, versions)
         emptied[at] += _limit_streams(part.segment, offsets, heads, limits, found, lasts[at])
-    if total + _sum_emptied(parts, seen) != position:
+    if total + sum(emptied_versions(parts, seen).values()) != position:
         return None
     alone = sum(len(own.numbers) for own in lasts)
     if alone and not found.first_versions and len(seen) - alone <= _FEW_STREAMS:
@@ -280,18 +281,6 @@ def _limit_streams(
             found.since_us.setdefault(since_us, set()).add(hashes[at])
         if version < first or time_us < since_us:
             yield name, version, time_us
-
-
-def _sum_emptied(parts: Iterable[Part], seen: set[int]) -> int:
-    """Return the sum of the last versions of the streams that earlier compactions left without events."""
-    last: dict[int, int] = {}
-    for part in parts:
-        removed = part.removed if isinstance(part, SealedPart) else None
-        if removed is not None:
-            for key, version in zip(removed.stream_hashes(), removed.stream_versions(), strict=True):
-                if key not in seen:
-                    last[key] = max(version, last.get(key, 0))
-    return sum(last.values())
 
 
 def entries_to(part: Part, position: int) -> Entries:

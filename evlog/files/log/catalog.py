@@ -2,6 +2,7 @@
 
 1. A stream's versions have no gap: a compaction removes the oldest. So the first and last entry of each
    stream hash tell everything about a stream, and together they must account for every event.
+   To count streams after a compaction, the last versions suffice: they add up to the last position.
 2. Where they do not (two names with one hash), the log is counted.
 3. The streams of a category, or with a prefix that has a `-`, are a range of the hashes: only these are
    looked at, if they are few. Other prefixes are in no index, so every stream is decoded for them.
@@ -15,11 +16,11 @@ import os
 import time
 from collections import Counter
 from functools import partial
-from itertools import chain
+from itertools import chain, compress
 from struct import Struct
 
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY_BYTES, column
+from evlog.files.format.entries import ENTRY_BYTES, column, column_array
 from evlog.files.format.hashes import hash_category, hash_stream
 from evlog.files.format.headers import FORMAT_VERSION
 from evlog.files.log.parts import SealedPart
@@ -31,7 +32,7 @@ from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from evlog.files.log.log import Log
     from evlog.files.log.parts import Part
@@ -125,11 +126,44 @@ def _count_system(log: Log, parts: list[tuple[Part, int]]) -> tuple[int, int]:
 def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
     """Return the number of streams: that of first versions, as long as no compaction removed any."""
     if any(part.info.generation for part, _ in parts):
-        return len(all_streams(log))
+        count = _maybe_count_by_hash(log)
+        return len(all_streams(log)) if count is None else count
     total = 0
     for part, count in parts:
         total += column(part.entries()[: count * ENTRY_BYTES], "version").count(1)
     return total
+
+
+def _maybe_count_by_hash(log: Log) -> int | None:
+    """Return the number of streams; None if the last versions by hash do not account for every event."""
+    seen, total = set[int](), 0
+    with log.mutex:
+        parts, head = log.parts(), log.head
+        for part in reversed(parts):  # the last version of a stream counts
+            if part.count:
+                hashes, numbers = part.index.heads()
+                versions = column_array(part.entries(), "version")
+                is_new = [stream_hash not in seen for stream_hash in hashes]
+                total += sum(map(versions.__getitem__, compress(numbers, is_new)))
+                seen.update(hashes)
+    emptied = emptied_versions(parts, seen)
+    return len(seen) + len(emptied) if total + sum(emptied.values()) == head else None
+
+
+def emptied_versions(parts: Iterable[Part], seen: set[int]) -> dict[int, int]:
+    """Return the last version of each stream that compactions left without events, by the stream's hash.
+
+    Args:
+        seen: the hashes of the streams that have events.
+    """
+    last: dict[int, int] = {}
+    for part in parts:
+        removed = part.removed if isinstance(part, SealedPart) else None
+        if removed is not None:
+            for key, version in zip(removed.stream_hashes(), removed.stream_versions(), strict=True):
+                if key not in seen:
+                    last[key] = max(version, last.get(key, 0))
+    return last
 
 
 def all_streams(log: Log, category: str | None = None) -> list[StreamInfo]:

@@ -121,6 +121,37 @@ def test_only_records_of_a_category_are_read_for_its_streams(
     assert sum(read) == 1
 
 
+def compacted(store: EventStore) -> int:
+    """Leave some streams one event and others none; return how many there are."""
+    for number in range(40):
+        store.append(f"s-{number % 13}", [new(number)])
+        store.append(f"t-{number % 7}", [new(number + 100)])
+    store.set_retention(category="s", max_count=1)
+    for stream in ("t-1", "t-2"):
+        store.set_retention(stream, before=7)
+    store.compact()
+    store.append("t-2", [new(300)])
+    store.set_retention("t-2", before=8)
+    store.compact()
+    return 20
+
+
+@pytest.mark.exact_hashes
+def test_streams_are_counted_after_a_compaction_without_reading_an_event_of_each(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = compacted(store)
+    monkeypatch.setattr("evlog.files.log.catalog.all_streams", None)
+    assert store.info().streams == count
+
+
+def test_streams_are_counted_after_a_compaction_whatever_the_hashes_of_their_names(
+    store: EventStore,
+) -> None:
+    count = compacted(store)
+    assert store.info().streams == count == len(list(store.streams(include_deleted=True)))
+
+
 @pytest.mark.parametrize("suffix", ["streams", "offsets", "types", "ids"])
 @pytest.mark.parametrize("damage", [b"", b"junk" * 100, None])
 def test_damaged_or_missing_index_changes_no_answer(
