@@ -99,8 +99,11 @@ def maybe_encode_columns(
 
 
 def _are_none(values: Sequence[Any]) -> bool:
-    """Return whether each is None, by the types: a comparison with an array is not a bool."""
-    return [*map(type, values)].count(None.__class__) == len(values)
+    """Return whether each is None."""
+    try:
+        return values.count(None) == len(values)
+    except (ValueError, TypeError):  # a comparison with an array of numpy, or pandas's NA, is not a bool
+        return False
 
 
 def _are_ids(ids: Sequence[Any]) -> bool:
