@@ -203,9 +203,11 @@ class Session(psycopg.Connection["Row"]):
         """
         pgconn, prepared = self.pgconn, self._evlog_statements
         suffix = b"_%d" % self._evlog_generation if self._evlog_generation else b""
-        prepares: list[bytes | None] = []  # of each expected result: the name that it prepares
+        prepares: list[list[bytes | None]] = []  # of each expected result: the name that it prepares
         pgconn.enter_pipeline_mode()
         for statements in transactions:
+            names: list[bytes | None] = []
+            prepares.append(names)
             for statement, parameters in statements:
                 given, formats = list(parameters), [1] * len(parameters)  # psycopg 3.2 takes no tuple
                 if not (self.prepares and statement.name):
@@ -214,32 +216,33 @@ class Session(psycopg.Connection["Row"]):
                     name = statement.name + suffix
                     if name not in prepared:
                         pgconn.send_prepare(name, statement.text)
-                        prepares.append(name)
+                        names.append(name)
                     pgconn.send_query_prepared(name, given, formats, 1)
-                prepares.append(None)
+                names.append(None)
             pgconn.pipeline_sync()
         received = self.wait(self._receive(len(transactions)))
         pgconn.exit_pipeline_mode()
         results, failure = [], None
-        for prepare, result in zip(prepares, received, strict=True):
-            if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-                failure = failure or result
-            elif prepare is None:
-                results.append(result)
-            else:
-                prepared.add(prepare)
+        for names, answers in zip(prepares, received, strict=True):
+            for at, result in enumerate(answers):  # one more than expected if only the commit failed
+                if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+                    failure = failure or result
+                elif (prepare := names[at]) is None:
+                    results.append(result)
+                else:
+                    prepared.add(prepare)
         if failure is not None:
             raise error_from_result(failure)
         return results
 
-    def _receive(self, syncs: int) -> PQGen[list[PGresult]]:
+    def _receive(self, syncs: int) -> PQGen[list[list[PGresult]]]:
         """Wait for the results of this many transactions: one for each statement and each preparation."""
         pgconn = self.pgconn
         while pgconn.flush():
             if (yield Wait.RW) != Ready.W:  # a server that cannot send its answers may stop receiving
                 pgconn.consume_input()
-        results = []
-        while syncs:
+        received: list[list[PGresult]] = [[]]
+        while len(received) <= syncs:
             while pgconn.is_busy():
                 yield Wait.R
                 pgconn.consume_input()
@@ -248,10 +251,10 @@ class Session(psycopg.Connection["Row"]):
                 if pgconn.status == ConnStatus.BAD:
                     raise psycopg.OperationalError(pgconn.get_error_message())
             elif result.status == ExecStatus.PIPELINE_SYNC:
-                syncs -= 1
+                received.append([])
             else:
-                results.append(result)
-        return results
+                received[-1].append(result)
+        return received[:-1]
 
     def _ready(self, wanted: Wait) -> Ready:
         """Wait until the server has sent something, or takes something."""
