@@ -13,6 +13,7 @@ import threading
 import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -32,6 +33,7 @@ from evlog.errors import (
     ConditionFailed,
     IdConflict,
     InvalidArgument,
+    StoreReplaced,
     StoreUnreachable,
     StreamTombstoned,
     WrongExpectedVersion,
@@ -100,14 +102,19 @@ class _Contention:
 class Appender:
     """Appends of one engine. Any thread may use it."""
 
-    def __init__(self, connections: Connections, *, sync: bool, lock_timeout_seconds: float | None) -> None:
+    def __init__(
+        self, connections: Connections, store_id: str, *, sync: bool, lock_timeout_seconds: float | None
+    ) -> None:
         self._connections = connections
+        self._store_id = UUID(store_id).bytes
         self._sync = sync
         self._contention = _Contention()
         self._lock_timeout_seconds = lock_timeout_seconds
+        # It returns no row, and appends nothing, if another store was made in a schema that was dropped.
         self._statement = Statement(
             connections.address.sql(
-                "select {schema}.append({parameters}), set_config('synchronous_commit', $19, true)",
+                "select {schema}.append({parameters}), set_config('synchronous_commit', $19, true) "
+                "from {schema}.describe() where o_store_id = $20",
                 parameters=", ".join(f"${number}" for number in range(1, 19)),
             )
         )
@@ -194,7 +201,7 @@ class Appender:
         try:
             connection.is_warned = False
             commit = b"on" if commits_itself else b"off"
-            append = [*self._before, (self._statement, (*call.values(), commit))]
+            append = [*self._before, (self._statement, (*call.values(), commit, self._store_id))]
             if commits_itself or not self._sync:
                 results = connection.run(append)
             elif self._connections.address.listens:
@@ -206,7 +213,10 @@ class Appender:
             if connection.is_warned and self._sync:
                 # The wait for the standby was cancelled. The server then reports the commit as done.
                 raise psycopg.OperationalError("the server has stopped waiting for its synchronous standby")
-            positions, versions, duplicates = call.outcome(results[len(self._before)])
+            answer = results[len(self._before)]
+            if not answer.ntuples:
+                raise StoreReplaced(self._connections.address.text)
+            positions, versions, duplicates = call.outcome(answer)
             return positions, versions, duplicates
         except psycopg.Error as error:
             if is_read_only(error):

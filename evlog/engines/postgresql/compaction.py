@@ -81,7 +81,7 @@ def _remove_step(core: Core, hidden: _Hidden, connection: Session) -> int:
     """
     stream = hidden.removal.stream
     with connection.transaction():
-        connection.execute(core.sql("select {schema}.lock_log()"))
+        core.lock(connection)
         row = connection.execute(core.sql(STANDING)).fetchone()
         assert row is not None
         if (now := Standing(*row)) != Standing():

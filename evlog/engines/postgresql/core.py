@@ -8,6 +8,7 @@ from evlog.engines.postgresql.appends import Appender
 from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
 from evlog.engines.postgresql.connections import Connections
 from evlog.engines.postgresql.reading import Reader
+from evlog.errors import StoreReplaced
 
 if TYPE_CHECKING:
     from evlog.engines.postgresql.connections import Address, Connection
@@ -29,8 +30,19 @@ class Core:
         self.sql = address.sql
         self.connections = connections
         self.store_id = store_id
-        self.appender = Appender(connections, sync=sync, lock_timeout_seconds=lock_timeout_seconds)
+        self.appender = Appender(connections, store_id, sync=sync, lock_timeout_seconds=lock_timeout_seconds)
         self.reader = Reader(connections)
+
+    def lock(self, connection: Connection) -> None:
+        """Take the store's lock until the end of the transaction.
+
+        Raises:
+            StoreReplaced: the schema was dropped, and another store made in its place.
+        """
+        connection.execute(self.sql("select {schema}.lock_log()"))
+        row = connection.execute(self.sql("select store_id from {schema}.log")).fetchone()
+        if row is None or str(row[0]) != self.store_id:
+            raise StoreReplaced(self.address.text)
 
     def checkpoint(self, name: str) -> PostgresqlCheckpoint:
         self.connections.check_open()

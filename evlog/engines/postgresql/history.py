@@ -146,7 +146,7 @@ def change_standing(core: Core, before: Standing, after: Standing, head: int | N
     def change(connection: Session) -> bool:
         nonlocal is_sent
         with connection.transaction():
-            connection.execute(core.sql("select {schema}.lock_log()"))
+            core.lock(connection)
             changed = connection.execute(
                 core.sql(
                     "update {schema}.log set mirror_of = nullif(%s, '')::uuid, moved_to = nullif(%s, '') "
@@ -196,7 +196,7 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
 def _append(core: Core, connection: Connection, piece: HistoryPiece, *, raw_json: bool, sent: bool) -> None:
     sql = core.sql
     with connection.transaction(), connection.cursor() as cursor:
-        cursor.execute(sql("select {schema}.lock_log()"))
+        core.lock(connection)
         row = cursor.execute(
             sql("select h.position, mirror_of from {schema}.log, {schema}.head h")
         ).fetchone()
@@ -234,7 +234,7 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
 
     def remove(connection: Session, positions: list[int]) -> None:
         with connection.transaction():
-            connection.execute(core.sql("select {schema}.lock_log()"))
+            core.lock(connection)
             row = connection.execute(core.sql("select mirror_of from {schema}.log")).fetchone()
             check_mirror(core.address.text, (str(row and row[0]), ""), source_id)
             connection.execute(core.sql("select {schema}.remove_positions(%s)"), (positions,))

@@ -22,7 +22,7 @@ import evlog
 from evlog import NewEvent
 from evlog.engines.postgresql.appends import FLUSH
 from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
-from evlog.engines.postgresql.connections import Address, DatabaseNotFound, Session, Statement
+from evlog.engines.postgresql.connections import Address, Connections, DatabaseNotFound, Session, Statement
 from evlog.engines.postgresql.engine import PostgresqlEngine
 from evlog.model.events import MAX_EVENT_BYTES, Event
 from evlog.testing.base import in_threads
@@ -770,3 +770,56 @@ def test_only_a_writer_that_is_alone_commits_with_its_flush(
         assert [flushes_apart(one, NewEvent("T", number)) for number in (6, 7)] == [True, False]
         known = next(one.read("a"))
         assert flushes_apart(one, NewEvent("T", 0, id=known.id))  # another writer's may not be flushed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store: store.append("a-1", [evlog.NewEvent("T")]),
+        lambda store: store.append("a-1", [evlog.NewEvent("T")], expected=3),
+        lambda store: store.append_many([("a-1", [evlog.NewEvent("T")]), ("a-2", [evlog.NewEvent("T")])]),
+        lambda store: store.redact(2, reason="r"),
+        lambda store: store.set_retention("a-1", max_count=2),
+        lambda store: store.compact(force=True),
+    ],
+    ids=["append", "expected", "several streams", "redact", "retain", "compact"],
+)
+def test_nothing_changes_in_another_store_that_was_made_in_its_place(
+    postgresql_url: Url, change: Callable[[evlog.EventStore], object]
+) -> None:
+    url = postgresql_url()
+
+    def make() -> None:
+        with evlog.open(url, create=True) as store:
+            store.append("a-1", [evlog.NewEvent("T", id=UUID(int=number + 1)) for number in range(3)])
+            store.set_retention("a-1", max_count=1)
+
+    make()
+    with evlog.open(url) as store:
+        assert store.stream_version("a-1") == 3
+        with psycopg.connect(url.partition("?")[0], autocommit=True) as connection:
+            connection.execute(f"drop schema {url.partition('schema=')[2]} cascade".encode())
+        make()
+        with evlog.open(url) as other:
+            before = list(other.read_all(include_system=True))
+        with pytest.raises(evlog.StoreReplaced):
+            change(store)
+    with evlog.open(url) as other:
+        assert list(other.read_all(include_system=True)) == before
+        assert other.verify().ok
+
+
+def test_a_transaction_that_fails_at_its_commit_fails_with_the_servers_error(postgresql_url: Url) -> None:
+    address = Address(url := postgresql_url())
+    evlog.open(url, create=True).close()
+    add = Statement(address.sql("insert into {schema}.once values (1)"))
+    one = Statement(b"select 1")
+    with Connections(address).take() as session:
+        session.execute(
+            address.sql("create table {schema}.once (x int unique deferrable initially deferred)")
+        )
+        assert len(session.run([(add, ())])) == 1
+        for _ in range(2):  # what a failed transaction has prepared stays prepared
+            with pytest.raises(psycopg.errors.UniqueViolation):
+                session.run([(add, ())], [(one, ())])
+        assert len(session.run([(one, ())])) == 1
