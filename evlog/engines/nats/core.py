@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -30,8 +31,7 @@ FORMAT: Final = 1
 OLDEST: Final = (2, 15)
 """The first version whose checks of an atomic batch are right (nats-server issue 8376)."""
 
-_TICK_NS: Final = 10_000_000
-_FIRST_TICK: Final = 1_767_225_600_00  # 2026-01-01; an id has room for sequences of 348 years
+_FIRST_BITS: Final = 39  # an id has room for sequences of 40 bits
 _ID: Final = "evlog.id"
 _FORMAT: Final = "evlog.format"
 _IN_USE: Final = (10058, 10052)
@@ -153,11 +153,11 @@ class Core:
 def _create_stream(jetstream: JetStream, config: dict[str, Any]) -> dict[str, Any] | None:
     """Make a stream; None if there is one.
 
-    Its sequences begin behind those of an earlier stream of that name, unless that has taken more than a
-    hundred messages a second. What is stored or erased names a sequence, and the server checks nothing else:
-    a process that still has the earlier stream open must not find its sequences in this one.
+    Its sequences begin at a random one. What is stored or erased names a sequence, and the server checks
+    nothing else: a process that still has an earlier stream of that name open must not find its sequences in
+    this one. Rejected: the time, because a stream can be made again within any tick of it.
     """
-    config["first_seq"] = max(1, time.time_ns() // _TICK_NS - _FIRST_TICK)
+    config["first_seq"] = 1 + SystemRandom().getrandbits(_FIRST_BITS)
     subject, data = f"$JS.API.STREAM.CREATE.{jetstream.stream}", json.dumps(config).encode()
     address = jetstream.connections.address
     end = time.monotonic() + address.timeout_seconds
