@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import signal
 import stat
@@ -358,6 +359,10 @@ def test_long_wait_names_the_holder_once(
     timeout: float | None,
 ) -> None:
     monkeypatch.setattr("evlog.files.disk.file_lock._REPORT_SECONDS", 0.05)
+    # Its own handler alone, whatever other tests have had libraries do to the handlers of all loggers.
+    logger = logging.getLogger("evlog")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(logger, "propagate", False)
     waiting = FileLock(path, timeout)
     thread = threading.Thread(target=waiting.acquire)
     thread.start()
