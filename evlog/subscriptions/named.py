@@ -254,9 +254,7 @@ def _chosen(
     parked = [(checkpoint, place) for _, checkpoint in places for place in checkpoint.parked()]
     if positions is None:
         return parked
-    positions = [
-        *(check_numbers("position", position=each)[0] for each in list_of("positions", positions)),
-    ]
+    positions = [check_numbers("position", position=each)[0] for each in list_of("positions", positions)]
     unknown = set(positions).difference(place.position for _, place in parked)
     if unknown:
         raise not_parked(name, min(unknown))
