@@ -41,6 +41,7 @@ pytest.register_assert_rewrite(
 from evlog import EventStore  # noqa: E402
 from tests.support.following import Script  # noqa: E402
 from tests.support.helpers import Clock, FixedRandom, content, small_store  # noqa: E402
+from tests.support.programs import end_started  # noqa: E402
 
 # A background process of a shell ignores Ctrl-C, one of nohup SIGHUP: tests of these signals would not end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -106,6 +107,13 @@ def _short_leases() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evlog.engines.keyed.LEASE_SECONDS", 2.0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _processes_end() -> Iterator[None]:
+    """End the processes that a failed test has left."""
+    yield
+    end_started()
 
 
 @pytest.fixture

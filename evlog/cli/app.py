@@ -120,8 +120,8 @@ def _obey_signals() -> None:
     """End at signals as other processes do: the first one of a container gets only those that it handles."""
     import signal
 
-    from evlog.cli._support.stops import die_by
+    from evlog.cli._support.stops import end_at_once_by
 
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is signal.SIG_DFL:
-            signal.signal(signum, lambda signum, _frame: die_by(signum))
+            end_at_once_by(signum)

@@ -9,7 +9,7 @@ from evlog.cli._support import console, options
 from evlog.cli._support.extras import NeedsExtra
 from evlog.cli._support.parameters import STORE, flag
 from evlog.cli._support.stdin import stdin_descriptor
-from evlog.cli._support.stops import die_by
+from evlog.cli._support.stops import end_at_once_by
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def command(given: Given) -> None:
     # Ctrl-C ends it at once, as SIGTERM does: the SDK would wait for a call under way, and for stdin.
     former = signal.getsignal(signal.SIGINT)
     if former is not signal.SIG_IGN:  # as a shell has it for what runs in the background
-        signal.signal(signal.SIGINT, lambda signum, _frame: die_by(signum))
+        end_at_once_by(signal.SIGINT)
     try:
         with options.open_store(given) as store:
             make_server(store, allow_append=given.allow_append).run()

@@ -16,7 +16,7 @@ from evlog.files.disk.file_lock import FileLock
 from evlog.files.format.paths import durable_path, lock_path
 from tests.support.contention import wait_until
 from tests.support.helpers import new, small_store
-from tests.support.programs import start_python
+from tests.support.programs import start_python, suspend
 
 pytestmark = pytest.mark.skipif(not range_lock.AVAILABLE, reason="there is no queue here")
 
@@ -60,9 +60,7 @@ class Writers:
         wait_until(lambda: self.size(number) > before + 6 * lines)
 
     def suspend(self, number: int) -> None:
-        self.processes[number].send_signal(signal.SIGSTOP)
-        state = Path(f"/proc/{self.processes[number].pid}/stat")
-        wait_until(lambda: state.read_text("ascii").rpartition(")")[2].split()[0] == "T")
+        suspend(self.processes[number].pid)
 
     def resume(self, number: int) -> None:
         self.processes[number].send_signal(signal.SIGCONT)

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -25,6 +24,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.programs import suspended
 from tests.support.server import accepts, free_port
 
 _POM = Path(__file__).parents[1] / "engines" / "kafka" / "pom.xml"
@@ -174,11 +174,8 @@ class KafkaServer:
     def suspended(self) -> Iterator[None]:
         """Suspend it inside the block."""
         assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
-        try:
+        with suspended(self._process.pid):
             yield
-        finally:
-            os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill it with SIGKILL."""

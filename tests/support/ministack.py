@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from tests.support.programs import suspended
 from tests.support.server import accepts, free_port
 
 IS_INSTALLED = all(map(importlib.util.find_spec, ("botocore", "ministack")))
@@ -59,11 +59,8 @@ class Ministack:
     def suspended(self) -> Iterator[None]:
         """Suspend it inside the block."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-        try:
+        with suspended(self._process.pid):
             yield
-        finally:
-            self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it by SIGKILL."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import suspended
 from tests.support.server import free_port
 
 _START_SECONDS = 60.0
@@ -142,11 +142,8 @@ class Cluster:
         """Suspend a server inside the block."""
         process = self._processes[number]
         assert process is not None
-        process.send_signal(signal.SIGSTOP)
-        try:
+        with suspended(process.pid):
             yield
-        finally:
-            process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Stop all servers. Their data are of no use afterwards."""

@@ -20,6 +20,7 @@ from typing import Self
 import psycopg
 import pytest
 
+from tests.support.programs import suspend, suspended
 from tests.support.server import can_switch, free_port, give_to, group_of
 
 _SETTINGS = {
@@ -117,14 +118,8 @@ class PostgresqlServer:
     def suspended(self) -> Iterator[None]:
         """Suspend all of its processes inside the block."""
         assert self._process is not None
-        pids = [self._process.pid, *_descendants(self._process.pid)]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with suspended(self._process.pid), suspended(*_descendants(self._process.pid)):
             yield
-        finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
 
     def run(self, program: str, *arguments: object) -> str:
         """Run one of the server's programs as the server's user."""
@@ -183,7 +178,7 @@ class PostgresqlServer:
     def kill(self) -> None:
         """Kill every process of the server with SIGKILL."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)  # so that it starts no process after the list is made
+        suspend(self._process.pid)  # so that it starts no process after the list is made
         pids = [self._process.pid, *_descendants(self._process.pid)]
         for pid in pids:
             try:

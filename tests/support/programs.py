@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.contention import wait_until
+
+_started: list[subprocess.Popen[str]] = []
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -41,7 +46,51 @@ def start_python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     process: subprocess.Popen[str] = subprocess.Popen(
         [sys.executable, *arguments], env=environment(), text=True, **(pipes | options)
     )
+    _started.append(process)
     return process
+
+
+def end_started() -> None:
+    """End what a test has started and left, and close its pipes: a failed test must not fail later ones."""
+    while _started:
+        process = _started.pop()
+        if process.returncode is None:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+def suspend(*pids: int) -> None:
+    """Suspend processes, and return once none of their threads runs.
+
+    `kill` returns before that: on a busy machine, a server would answer once more.
+    """
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        wait_until(lambda pid=pid: _is_suspended(pid))  # type: ignore[misc]
+
+
+def _is_suspended(pid: int) -> bool:
+    try:
+        stats = [path.read_text("latin-1") for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # a thread has ended meanwhile
+    return all(stat.rpartition(")")[2].split()[0] in "TtZX" for stat in stats)
+
+
+@contextlib.contextmanager
+def suspended(*pids: int) -> Iterator[None]:
+    """Suspend processes inside the block; none of their threads runs in it."""
+    try:
+        suspend(*pids)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def next_line(process: subprocess.Popen[str]) -> str:

@@ -185,6 +185,16 @@ def end_by(stopped: Stopped) -> NoReturn:
     raise console.Terminated(stopped.signum) from None
 
 
+def end_at_once_by(signum: int) -> None:
+    """Have a signal end the process from now on, whatever it does then.
+
+    The system does so by itself. A handler of Python would run only once the main thread runs: if the signal
+    comes just before that waits, not before something else wakes it.
+    """
+    is_first = os.getpid() == 1  # of a container: no signal's default action ends it
+    signal.signal(signum, (lambda signum, _frame: die_by(signum)) if is_first else signal.SIG_DFL)
+
+
 def die_by(signum: int) -> NoReturn:
     """End by the signal: a shell then ends the loop or script around evlog, a supervisor sees a clean end."""
     signal.signal(signum, signal.SIG_DFL)

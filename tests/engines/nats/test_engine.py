@@ -15,7 +15,7 @@ import pytest
 
 import evlog
 from evlog import NewEvent
-from evlog.engines import keyed
+from evlog.engines import keyed, waiting
 from evlog.engines.nats import compaction, connections, history, session
 from evlog.engines.nats.address import Address
 from evlog.engines.nats.connections import Connections
@@ -146,7 +146,8 @@ def test_silent_servers_share_the_time_of_opening(monkeypatch: pytest.MonkeyPatc
         raise Lost(f"{host}: no answer in time")
 
     monkeypatch.setattr(connections, "Session", silent)
-    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now, sleep=wait))
+    for module in (connections, waiting):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now, sleep=wait))
     with pytest.raises(StoreUnreachable, match="a: no answer in time; b: no answer in time; c: no answer"):
         evlog.open("nats://a,b,c/n")
     assert asked[:3] == [("a", 1.0), ("b", 1.0), ("c", 1.0)]

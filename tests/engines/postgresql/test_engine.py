@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from evlog.engines.postgresql.engine import PostgresqlEngine
 from evlog.model.events import MAX_EVENT_BYTES, Event
 from evlog.testing.base import in_threads
 from tests.support.postgresql import PostgresqlServer
-from tests.support.programs import let_go, start_python
+from tests.support.programs import let_go, start_python, suspended
 from tests.support.server import free_port
 from tests.support.tcp_proxy import ANSWER, REQUEST, proxying
 
@@ -180,16 +179,13 @@ def test_a_follower_gets_only_what_is_flushed(postgresql_url: Url) -> None:
         row = other.execute("select pid from pg_stat_activity where backend_type = 'walwriter'").fetchone()
         assert row is not None
         walwriter = int(str(row[0]))
-        os.kill(walwriter, signal.SIGSTOP)  # what would flush the commit in time
-        try:
+        with suspended(walwriter):  # what would flush the commit in time
             with other.transaction():
                 other.execute(f"select {schema}.{APPEND_CALL}".encode(), ("a", "T", uuid4(), "1", False))
                 row = other.execute("select pg_current_wal_insert_lsn()").fetchone()
                 assert row is not None
             assert run.next_event(LONG_SECONDS) is not None
             flushed = other.execute("select pg_current_wal_flush_lsn() >= %s::pg_lsn", row).fetchone()
-        finally:
-            os.kill(walwriter, signal.SIGCONT)
         assert flushed == (True,)
 
 

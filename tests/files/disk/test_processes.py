@@ -26,7 +26,7 @@ from evlog.files.disk.processes import (
     core_count,
 )
 from tests.support.contention import wait_until
-from tests.support.programs import next_line, start_python
+from tests.support.programs import next_line, start_python, suspend
 
 TASKS = [(number, 7) for number in range(40)]
 RESULTS = [divmod(number, 7) for number, _ in TASKS]
@@ -228,7 +228,7 @@ def test_results_that_wait_for_a_suspended_helper_are_bounded(ahead: int) -> Non
     with Workers(2) as workers:
         helper = workers._helpers[0]
         wait_until(lambda: helper.ready)
-        os.kill(helper.process.pid, signal.SIGSTOP)
+        suspend(helper.process.pid)
         end = threading.Timer(60, helper.process.kill)  # what it had to do is done here then
         end.start()
         run = workers.run_in_order(operator.index, [(Number(number),) for number in range(100)], ahead=ahead)
