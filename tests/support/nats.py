@@ -19,6 +19,7 @@ from tests.support.programs import suspended
 from tests.support.server import free_port
 
 _START_SECONDS = 60.0
+_NO_RESPONDER = b"NATS/1.0 503"  # the digits alone may be those of a port
 # Even if the tests are killed, no server is left. The signal comes when the thread that started it ends.
 _DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
@@ -94,13 +95,13 @@ class Cluster:
         """Return the answer of JetStream's API, or None if there is none, or an error."""
         try:
             with socket.create_connection(("127.0.0.1", port), 1.0) as connection:
-                connection.settimeout(2.0)
+                connection.settimeout(10.0)
                 connection.sendall(
                     b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\nSUB _t 1\r\n'
                     b"PUB %b _t %d\r\n%b\r\n" % (subject.encode(), len(data), data)
                 )
                 received = b""
-                while b"}\r\n" not in received.partition(b"MSG ")[2] and b"503" not in received:
+                while b"}\r\n" not in received.partition(b"MSG ")[2] and _NO_RESPONDER not in received:
                     more = connection.recv(65536)
                     if not more:
                         return None
