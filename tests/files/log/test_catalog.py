@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import tracemalloc
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import evlog
-from evlog import EventStore, StreamInfo
+from evlog import EventStore, NewEvent, StreamInfo
 from evlog.files.log.segment import Segment
 from tests.support.helpers import Clock, fill, new, segment_files
 
@@ -119,6 +120,25 @@ def test_only_records_of_a_category_are_read_for_its_streams(
     monkeypatch.setattr(Segment, "records", counting)
     assert [info.stream for info in store.streams(**arguments)] == ["few-1"]
     assert sum(read) == 1
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_listing_streams_does_not_keep_an_event_of_each(store: EventStore, compacted: bool) -> None:
+    data = bytes(1 << 16)
+    for number in range(400):
+        for _ in range(1 + (number == 0)):
+            store.append(f"s-{number}", [NewEvent("T", data, content_type="binary")])
+    if compacted:
+        store.set_retention("s-0", max_count=1)
+        store.compact()
+    with evlog.open(store.path) as other:
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in other.streams()) == 400
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 200 * len(data), peak
 
 
 def compacted(store: EventStore) -> int:
