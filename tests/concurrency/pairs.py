@@ -498,7 +498,7 @@ def spoil(scene: Scene) -> None:
     sealed[0].unlink()
     min(segments.glob("*.offsets")).unlink()
     (segments / "00000000000000000001.7.log").write_bytes(b"")
-    (segments / f"{sealed[0].name}.0badcafe.4194304.tmp").write_bytes(b"")
+    (segments / f"{sealed[0].name}.0badcafe.tmp").write_bytes(b"")
     Path(scene.path("main"), "manifest.json.tmp").write_bytes(b"x")
 
 

@@ -59,7 +59,7 @@ def repairing() -> Recording:
     files = dict(state.files)
     log = segment(ACTIVE, "log")
     files[log] += files[log][64:100]
-    for name in (f"{1:020d}.5.log", f"{1:020d}.5.offsets", f"{1:020d}.0.types.4194305.tmp"):
+    for name in (f"{1:020d}.5.log", f"{1:020d}.5.offsets", f"{1:020d}.0.types.0badcafe.tmp"):
         files[f"{STORE}/segments/{name}"] = b"x"
     del files[segment(ACTIVE, "offsets")]
     with scratch() as root:

@@ -100,7 +100,7 @@ TABLE: dict[str, tuple[str, Damage, Outcome]] = {
     "the manifest missing": (MANIFEST, lambda _: None, Outcome(0, "damage", False, False, 15)),
     # files that the manifest does not name
     "a foreign file": (f"{STORE}/segments/.DS_Store", lambda _: b"x", HEALS._replace(repaired=True)),
-    "a half written index": (f"{STORE}/segments/x.4194305.tmp", lambda _: b"x", HEALS),
+    "a half written index": (f"{STORE}/segments/x.0badcafe.tmp", lambda _: b"x", HEALS),
     "a half written segment": (f"{STORE}/segments/{1:020d}.7.log", lambda _: b"x", HEALS),
 }
 

@@ -43,7 +43,7 @@ def repairable() -> Files:
     del files[DURABLE], files[segment(SEALED[0], "ids")]
     for path in (segment(SEALED[1], "offsets"), segment(SEALED[2], "streams"), segment(ACTIVE, "offsets")):
         files[path] = flip(files[path], 70)
-    files[f"{STORE}/segments/00000000000000000001.0.types.4194305.tmp"] = b"x"
+    files[f"{STORE}/segments/00000000000000000001.0.types.0badcafe.tmp"] = b"x"
     files[f"{STORE}/segments/00000000000000000001.5.log"] = b"x"
     return files
 

@@ -141,7 +141,7 @@ def test_extra_files_are_found(root: str, files: Files) -> None:
     for name in (
         "00000000000000000099.0.log",
         "00000000000000000001.1.streams",
-        "x.4194305.tmp",
+        "x.0badcafe.tmp",
         "notes.txt",
     ):
         path = f"{STORE}/segments/{name}"

@@ -40,7 +40,7 @@ from evlog.files.format.sorted_index import suffixes_of
 from evlog.files.log.later import holds_events, is_later, maybe_later_log, outdated_detail
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.segment import written_end
-from evlog.files.write.derived import is_running
+from evlog.files.write.derived import is_leftover
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding
 
@@ -252,7 +252,7 @@ def check_names(snapshot: StoreSnapshot) -> list[Finding]:
                     "manifest.json does not name; writers refuse to append"
                 )
         elif name.endswith(paths.TEMPORARY):
-            if not idle or is_running(name):
+            if not idle or not is_leftover(f"{paths.segments_path(store)}/{name}"):
                 continue
             detail = "a crash left it half written"
         else:

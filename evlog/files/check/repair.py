@@ -41,7 +41,7 @@ from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.parts import OpenParts, SealedPart, SegmentMoved
 from evlog.files.log.segment import Segment
-from evlog.files.write.derived import is_running, replace_derived, temporary_of
+from evlog.files.write.derived import remove_leftover, replace_derived, temporary_of
 from evlog.files.write.recovery import recover_locked, write_mark
 from evlog.files.write.roll import sync_names
 from evlog.model.named import NamedTuple
@@ -180,8 +180,8 @@ def _remove_leftovers_locked(store: str, manifest: Manifest, disk: Disk) -> None
         for name in sorted(os.listdir(directory)):
             meaning = paths.maybe_parse_segment_name(name)
             if meaning is None:
-                if name.endswith(paths.TEMPORARY) and not is_running(name):
-                    disk.remove(f"{directory}/{name}")
+                if name.endswith(paths.TEMPORARY):
+                    remove_leftover(f"{directory}/{name}", disk)
                 continue
             if manifest.names(meaning) or not idle:
                 continue

@@ -115,7 +115,7 @@ class FileLock:
         try:
             while True:
                 file = self._file or self.open()
-                if not _try_lock(file):
+                if not try_lock(file):
                     self._wait(file, deadline)
                 if self._is_current(file):
                     break
@@ -135,7 +135,7 @@ class FileLock:
         if self.is_mine() or not self._threads.acquire(blocking=wait_for_threads):
             return None
         try:
-            while _try_lock(file := self._file or self.open()):
+            while try_lock(file := self._file or self.open()):
                 if self._is_current(file):
                     self._held = file
                     return file
@@ -161,7 +161,7 @@ class FileLock:
             file = ReadFile(self.path)
         except FileNotFoundError:
             return False
-        return not _try_lock(file, shared=True)  # closing the file frees it
+        return not try_lock(file, shared=True)  # closing the file frees it
 
     def release(self) -> None:
         """Give the lock back."""
@@ -169,10 +169,10 @@ class FileLock:
         assert held is not None
         try:
             self._held = None
-            _unlock(held.fd)
+            unlock(held.fd)
         except BaseException:  # interrupted
             self._held = None
-            _unlock(held.fd)
+            unlock(held.fd)
             raise
         finally:
             self._threads.release()
@@ -232,7 +232,7 @@ class FileLock:
         try:
             for file in (self._held, self._file):
                 if file is not None:
-                    _unlock(file.fd)
+                    unlock(file.fd)
             self._held = None
         except OSError:
             pass  # it was not locked; only POSIX ignores that
@@ -262,7 +262,7 @@ class FileLock:
 
     def _forget(self, file: WriteFile) -> None:
         """Unlock a file that the path no longer names; the next `open` opens the one that it does name."""
-        _unlock(file.fd)
+        unlock(file.fd)
         self._named_until = 0.0
         with self._opening:
             if self._file is file:
@@ -341,7 +341,7 @@ class SharedLock:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            _unlock(self._file.fd)
+            unlock(self._file.fd)
         self._file = None
 
 
@@ -349,7 +349,7 @@ def _poll(file: WriteFile | ReadFile, deadline: float, *, shared: bool) -> bool:
     """Try until the deadline; return whether the lock was taken."""
     pause = _FIRST_PAUSE_SECONDS
     report_at = time.monotonic() + _REPORT_SECONDS
-    while not _try_lock(file, shared=shared):
+    while not try_lock(file, shared=shared):
         now = time.monotonic()
         if now >= deadline:
             return False
@@ -399,7 +399,8 @@ if fcntl is not None:
     _EXCLUSIVE_NOW: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
     _SHARED_NOW: Final = fcntl.LOCK_SH | fcntl.LOCK_NB
 
-    def _try_lock(file: WriteFile | ReadFile, *, shared: bool = False) -> bool:
+    def try_lock(file: WriteFile | ReadFile, *, shared: bool = False) -> bool:
+        """Lock an open file if it is free now; return whether that was so. Closing the file frees it."""
         try:
             fcntl.flock(file.fd, _SHARED_NOW if shared else _EXCLUSIVE_NOW)
         except BlockingIOError:
@@ -414,12 +415,12 @@ if fcntl is not None:
         except OSError as error:
             raise error_for(error, file.path) from error
 
-    def _unlock(fd: int) -> None:
+    def unlock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
 else:  # pragma: no cover - no POSIX
 
-    def _try_lock(file: WriteFile | ReadFile, *, shared: bool = False) -> bool:  # noqa: ARG001
+    def try_lock(file: WriteFile | ReadFile, *, shared: bool = False) -> bool:  # noqa: ARG001
         from filelock import lock_descriptor
 
         return lock_descriptor(file.fd, blocking=False)
@@ -429,7 +430,7 @@ else:  # pragma: no cover - no POSIX
 
         lock_descriptor(file.fd, poll_interval=0.002)
 
-    def _unlock(fd: int) -> None:
+    def unlock(fd: int) -> None:
         from filelock import unlock_descriptor
 
         unlock_descriptor(fd)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from evlog.errors import EvlogError
+from evlog.errors import EvlogError, UnsafeFile
+from evlog.files.disk.file_lock import SharedLock, try_lock, unlock
 from evlog.files.disk.opening import error_for
 from evlog.files.format import paths
 from evlog.files.format.headers import KIND_OFFSETS, encode_file_header
@@ -15,7 +16,7 @@ from evlog.files.log.parts import SegmentMoved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from evlog.files.disk.files import Disk
+    from evlog.files.disk.files import Disk, WriteFile
     from evlog.files.log.parts import SealedPart
 
 
@@ -50,17 +51,28 @@ def build_indexes(part: SealedPart, disk: Disk) -> bool:
 
 def replace_derived(path: str, content: bytes, disk: Disk) -> None:
     """Replace a derived file, or make it, in one step; not synced, as it can be built again."""
-    temporary = temporary_of(path)
+    file = _open_temporary(path, disk)
     try:
-        file = disk.open(temporary, create=True)
-        try:
-            disk.write_at(file, content, 0)
-        finally:
-            disk.close(file)
-        disk.replace(temporary, path)
+        disk.write_at(file, content, 0)
+        disk.replace(file.path, path)
     except EvlogError:
-        disk.remove(temporary)
+        disk.remove(file.path)
         raise
+    finally:
+        unlock(file.fd)  # closing it would not do so for a child that was forked meanwhile
+        disk.close(file)
+
+
+def _open_temporary(path: str, disk: Disk) -> WriteFile:
+    """Open a new file for the next content of one; it is locked while its writer lives.
+
+    A process id would not say so: each container may have the same ones.
+    """
+    while True:
+        file = disk.open(temporary_of(path), create=True)
+        if try_lock(file) and os.fstat(file.fd).st_nlink:
+            return file
+        disk.close(file)  # before the lock it looked like a leftover, and is removed
 
 
 def temporary_of(path: str) -> str:
@@ -69,7 +81,7 @@ def temporary_of(path: str) -> str:
     Two threads, or processes of two containers, may build the same file. If they shared a name, one of them
     would cut what others have mapped already.
     """
-    return f"{path}.{os.urandom(4).hex()}.{os.getpid()}{paths.TEMPORARY}"
+    return f"{path}.{os.urandom(4).hex()}{paths.TEMPORARY}"
 
 
 def remove_leftovers_locked(store: str, disk: Disk) -> None:
@@ -80,16 +92,24 @@ def remove_leftovers_locked(store: str, disk: Disk) -> None:
     except OSError as error:
         raise error_for(error, directory) from error
     for name in names:
-        if name.endswith(paths.TEMPORARY) and not is_running(name):
-            disk.remove(f"{directory}/{name}")
+        if name.endswith(paths.TEMPORARY):
+            remove_leftover(f"{directory}/{name}", disk)
 
 
-def is_running(temporary: str) -> bool:
-    """Return whether the process that is named in a temporary file's name still runs."""
+def remove_leftover(temporary: str, disk: Disk) -> None:
+    """Remove a temporary file, unless a process is writing it."""
     try:
-        os.kill(int(temporary.split(".")[-2]), 0)
-    except (ProcessLookupError, ValueError, OverflowError, IndexError):
-        return False
-    except PermissionError:
-        pass  # it runs, as another user
-    return True
+        with SharedLock(temporary, 0.0) as idle:
+            if idle:
+                disk.remove(temporary)
+    except UnsafeFile:  # evlog makes no such file
+        disk.remove(temporary)
+
+
+def is_leftover(temporary: str) -> bool:
+    """Return whether no process is writing a temporary file, as far as this user can tell."""
+    try:
+        with SharedLock(temporary, 0.0) as idle:
+            return idle
+    except UnsafeFile:
+        return True

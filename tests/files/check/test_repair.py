@@ -14,6 +14,7 @@ from evlog.files.check import repair, salvage
 from evlog.files.check.losses import SegmentRecords
 from evlog.files.check.repair import find_losses, repair_store
 from evlog.files.check.task import SegmentTask
+from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
@@ -114,7 +115,7 @@ def test_leftovers_are_removed_and_what_may_hold_events_stays(filled: EventStore
     log = segment_files(filled, "log")[-1]
     next_log = folder / "00000000000000000021.0.log"
     leftovers = [
-        folder / "00000000000000000001.0.ids.4194305.tmp",
+        folder / f"00000000000000000001.0.ids.{os.getpid()}.tmp",
         folder / "00000000000000000009.7.log",
         folder / "00000000000000000009.7.offsets",
         folder / "00000000000000000021.1.log",
@@ -122,10 +123,11 @@ def test_leftovers_are_removed_and_what_may_hold_events_stays(filled: EventStore
     ]
     for path in leftovers:
         path.write_bytes(b"x")
-    kept = [next_log, folder / "notes.txt", folder / f"00000000000000000001.0.ids.{os.getpid()}.tmp"]
+    kept = [next_log, folder / "notes.txt", folder / "00000000000000000001.0.ids.live.tmp"]
     for path in kept:
         path.write_bytes(log.read_bytes())
-    done = repair_store(filled.path)
+    with FileLock(str(kept[-1]), 0.0):
+        done = repair_store(filled.path)
     assert not any(path.exists() for path in leftovers)
     assert all(path.exists() for path in kept)
     assert {finding.file for finding in done.report.findings} == {
@@ -360,7 +362,7 @@ def test_salvage_and_repair_follow_no_link_out_of_the_store(filled: EventStore, 
     (outside / "b.ids.tmp").write_text("kept")
     Path(filled.path, "subscriptions").symlink_to(outside)
     Path(filled.path, "segments", "00000000000000000009.7.log").symlink_to(outside / "a.json")
-    Path(filled.path, "segments", "b.4194305.tmp").symlink_to(outside / "b.ids.tmp")
+    Path(filled.path, "segments", "b.0badcafe.tmp").symlink_to(outside / "b.ids.tmp")
     segment_files(filled, "ids")[0].unlink()
     evlog.salvage_store(filled.path, memory_path / "out")
     assert "secret" not in {path.read_text("latin-1") for path in (memory_path / "out").rglob("*.json")}

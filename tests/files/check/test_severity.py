@@ -97,7 +97,7 @@ NOTES: dict[str, tuple[Callable[[EventStore], object], str]] = {
     "a text beside the logs": (leave("segments/README"), "extra"),
     "an editor's backup": (leave("segments/notes~"), "extra"),
     "a segment that no manifest names": (leave("segments/00000000000000000001.1.log"), "extra"),
-    "a half written index": (leave("segments/00000000000000000001.0.ids.4194305.tmp"), "extra"),
+    "a half written index": (leave("segments/00000000000000000001.0.ids.0badcafe.tmp"), "extra"),
     "a damaged filter": (leave("segments/filter"), "header"),
     "a half written manifest": (leave("manifest.json.tmp"), "extra"),
 }

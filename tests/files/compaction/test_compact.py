@@ -261,13 +261,11 @@ def test_where_nothing_is_hidden_nothing_is_written(store: EventStore, unchanged
 
 def test_indexes_that_a_dead_process_left_half_written_are_removed(store: EventStore) -> None:
     store.append("s", [new()])
-    dead = segment_files(store, "log")[0].with_suffix(
-        ".streams.0badcafe.4194304.tmp"
-    )  # no process has this id
-    live = dead.with_suffix("").with_suffix(f".{os.getpid()}.tmp")
+    dead, live = (segment_files(store, "log")[0].with_suffix(f".streams.{name}.tmp") for name in "ab")
     for path in (dead, live):
         path.write_bytes(b"half")
-    store.compact()
+    with FileLock(str(live), 0.0):
+        store.compact()
     assert (dead.exists(), live.exists()) == (False, True)
 
 

@@ -515,7 +515,7 @@ def test_an_interrupt_that_comes_with_the_lock_frees_it(
 
     with monkeypatch.context() as patch:
         patch.setattr("evlog.files.disk.file_lock._lock", interrupted)
-        patch.setattr("evlog.files.disk.file_lock._try_lock", interrupted)
+        patch.setattr("evlog.files.disk.file_lock.try_lock", interrupted)
         with pytest.raises(KeyboardInterrupt):
             take(lock)
     with other, pytest.raises(AssertionError):
@@ -537,7 +537,7 @@ def test_an_interrupt_before_the_lock_is_given_back_does_not_keep_it(
         fcntl.flock(fd, fcntl.LOCK_UN)
 
     with monkeypatch.context() as patch:
-        patch.setattr("evlog.files.disk.file_lock._unlock", interrupted)
+        patch.setattr("evlog.files.disk.file_lock.unlock", interrupted)
         with pytest.raises(KeyboardInterrupt):
             lock.release()
     with other:
