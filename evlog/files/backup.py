@@ -292,13 +292,12 @@ class _Run:
 
     def _delete_snapshots(self) -> None:
         """Delete the copy's snapshots that may hold what a redaction has erased; each run does so again."""
-        names = list_snapshots(self._out)
-        if names:
+        if os.path.isdir(paths.snapshots_path(self._out)):
             from evlog.state.snapshots import is_outdated  # few copies have any
 
             copy = Log(self._out)
             redactions = copy.find_version(REDACTIONS_STREAM, hash_stream(REDACTIONS_STREAM))
-            for name, stream in names:
+            for name, stream in list_snapshots(copy):
                 kept = SnapshotFile(self._out, copy.manifest.store_id, name, stream, self._disk)
                 if is_outdated(kept, redactions):
                     kept.delete()

@@ -279,11 +279,12 @@ class DirectoryEngine:
 
         return SnapshotFile(self.address, self.store_id, name, stream, self._disk)
 
+    @refuses_crafted_content
     def snapshot_names(self) -> list[tuple[str, str | None]]:
         from evlog.files.follow.snapshot_file import list_snapshots
 
-        self._opened()
-        return list_snapshots(self.address)
+        log = self._refreshed()
+        return log.retry_on_compaction(lambda: list_snapshots(log))
 
     def removals(self) -> int:
         return sum(info.removed_events for info in self._refreshed().manifest.segments)

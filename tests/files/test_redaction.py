@@ -82,6 +82,62 @@ def test_a_compaction_deletes_snapshots_that_an_interrupted_redaction_has_left(s
     assert [info.name for info in secrets.snapshots()] == ["texts"]
 
 
+def damaged(secrets: EventStore, damage: str) -> None:
+    """Keep two snapshots of all data, and damage them so that they still hold it."""
+    fold_texts(secrets)
+    texts = evlog.Fold(lambda state, event: [*state, event.data.decode()], list, name="texts")
+    secrets.state("s-2", texts, snapshot="of S")
+    for name in os.listdir(directory := paths.snapshots_path(secrets.path)):
+        if name == "lock":
+            continue
+        path = Path(directory, name)
+        raw = path.read_bytes()
+        if damage == "header":
+            path.write_bytes(b"x" + raw)
+        elif damage == "content":
+            path.write_bytes(raw + b"x")
+        else:
+            path.rename(path.with_name(f"other{name[name.index('.') :]}"))
+
+
+@pytest.mark.parametrize("damage", ["header", "content", "name"])
+def test_damaged_snapshots_are_listed_and_deleted_by_a_redaction(secrets: EventStore, damage: str) -> None:
+    damaged(secrets, damage)
+    names = [("other", None), ("other", "s-2")] if damage == "name" else [("of S", "s-2"), ("texts", None)]
+    assert [(info.name, info.stream) for info in secrets.snapshots()] == names
+    assert all(info.damage for info in secrets.snapshots())
+    assert secrets.redact(2, reason="r").snapshots == tuple(dict.fromkeys(name for name, _ in names))
+    assert os.listdir(paths.snapshots_path(secrets.path)) == ["lock"]
+
+
+@pytest.mark.parametrize("damage", ["header", "content", "name"])
+def test_a_compaction_and_a_backup_delete_damaged_snapshots(
+    secrets: EventStore, memory_path: Path, damage: str
+) -> None:
+    out = str(memory_path / "out")
+    evlog.backup_store(secrets.path, out)
+    with evlog.open(out) as copy:
+        damaged(copy, damage)
+    damaged(secrets, damage)
+    (event,) = (event for event in secrets.read_all() if event.position == 2)
+    engine_of(secrets).redact([event], "r")  # what a killed `redact` has done
+    secrets.compact()
+    evlog.backup_store(secrets.path, out)
+    for path in (secrets.path, out):
+        assert os.listdir(paths.snapshots_path(path)) == ["lock"]
+        assert holds(path, 2) == []
+
+
+@pytest.mark.parametrize(
+    "name", [".log", "%zz.log", "a.stream", "a.x.stream", "%0a.log", "A.log", "a.1.stream"]
+)
+def test_a_file_that_cannot_be_a_snapshot_is_not_listed(secrets: EventStore, name: str) -> None:
+    directory = Path(paths.snapshots_path(secrets.path))
+    directory.mkdir()
+    (directory / name).write_bytes(b"x")
+    assert secrets.snapshots() == []
+
+
 def test_a_compaction_removes_what_a_killed_fold_has_left(
     secrets: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

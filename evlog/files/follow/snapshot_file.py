@@ -25,12 +25,15 @@ from evlog.files.format.snapshots import (
     decode_snapshot_name,
     encode_snapshot,
 )
+from evlog.model.checkpoints import MAX_SUBSCRIPTION_NAME_BYTES
+from evlog.model.events import maybe_name_fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from evlog.files.disk.files import Disk
+    from evlog.files.log.log import Log
 
 _LOCK_SECONDS = 1.0
 
@@ -134,10 +137,31 @@ def _list_temporary(directory: str) -> list[str]:
         raise error_for(error, directory) from error
 
 
-def list_snapshots(store: str) -> list[tuple[str, str | None]]:
-    """Return the name and the stream of each snapshot, sorted by name, without those that are damaged."""
-    found = [name for _, name in scan_names(store) if name is not None]
+def list_snapshots(log: Log) -> list[tuple[str, str | None]]:
+    """Return the name and the stream of each snapshot, sorted by name.
+
+    A file whose first line is damaged has the name in its own, and the hash of a stream, which the log knows.
+    """
+    found = set[tuple[str, str | None]]()
+    for file, name in scan_names(log.store):
+        if name is not None and _is_file_of(file, *name):
+            found.add(name)
+            continue
+        parsed = paths.maybe_parse_snapshot_name(file)
+        if parsed is None or maybe_name_fault(parsed[0], MAX_SUBSCRIPTION_NAME_BYTES) is not None:
+            continue
+        try:
+            stream = None if parsed[1] is None else log.maybe_find_stream(parsed[1])
+        except CorruptionError:
+            continue
+        if _is_file_of(file, parsed[0], stream):
+            found.add((parsed[0], stream))
     return sorted(found, key=lambda each: (each[0], each[1] or ""))
+
+
+def _is_file_of(file: str, name: str, stream: str | None) -> bool:
+    path = paths.snapshot_path("", name, None if stream is None else hash_stream(stream))
+    return path.endswith(f"/{file}")
 
 
 def scan_names(store: str) -> Iterator[tuple[str, tuple[str, str | None] | None]]:

@@ -157,6 +157,17 @@ def snapshot_path(store: str, name: str, stream_hash: int | None) -> str:
     return f"{store}/{SNAPSHOTS}/{_escape(name)}.{suffix}"
 
 
+def maybe_parse_snapshot_name(file_name: str) -> tuple[str, int | None] | None:
+    """Return the snapshot's name and the hash of its stream, or None if it is not evlog's name of a file."""
+    rest, _, suffix = file_name.rpartition(".")
+    escaped, _, stream = rest.rpartition(".") if suffix == "stream" else (rest, "", "")
+    try:
+        name, stream_hash = _unescape(escaped), int(stream, 16) if stream else None
+    except ValueError:
+        return None
+    return (name, stream_hash) if snapshot_path("", name, stream_hash).endswith(f"/{file_name}") else None
+
+
 def is_snapshot_name(file_name: str) -> bool:
     """Return whether a file in `snapshots/` holds a snapshot."""
     return file_name.endswith((".log", ".stream"))

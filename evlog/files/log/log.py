@@ -457,6 +457,14 @@ class Log:
                     return version
         return 0
 
+    def maybe_find_stream(self, stream_hash: int) -> str | None:
+        """Return the name of a stream that has events, by its hash."""
+        for part in self.stream_parts(stream_hash):
+            for number in part.index.find_newest_first(KIND_STREAMS, stream_hash):
+                stream: str = part.segment.record(number)[2]
+                return stream
+        return None
+
     def find_versions(
         self, names: Sequence[str], hashes: Sequence[int], *, in_active: bool = True
     ) -> list[int]:
