@@ -23,7 +23,7 @@ guide           the pages that `evlog help` shows
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from evlog._version import __version__
-    from evlog.engine import Capabilities
+    from evlog.engine import Capabilities, Progress
     from evlog.errors import (
         AppendTooLarge,
         AppendUnknown,
@@ -77,6 +77,8 @@ if TYPE_CHECKING:
         UnsupportedFormat,
         WrongExpectedVersion,
     )
+    from evlog.files.check.repair import RepairReport
+    from evlog.files.check.salvage import SalvageReport
     from evlog.files.directory import (
         backup_store,
         exists,
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
     from evlog.model.history import Standing
     from evlog.model.new_events import NewEvents
     from evlog.model.queries import IfNone, Query, QueryResult
+    from evlog.model.redaction import Redaction, RedactionResult
     from evlog.model.reports import (
         Backup,
         Compaction,
@@ -116,13 +119,15 @@ if TYPE_CHECKING:
     from evlog.store import EventStore, open
     from evlog.subscriptions.named import ReplayResult, SubscriptionInfo
     from evlog.subscriptions.run import Subscription
-    from evlog.transfer import Mirror, mirror
+    from evlog.transfer import Comparison, Difference, Mirror, MirrorResult, mirror
 
 # The module of each name but those of errors. It is imported when the name is asked for, so a command can
 # handle Ctrl-C before it imports anything that takes long.
 _MODULES = {
     "evlog._version": "__version__",
-    "evlog.engine": "Capabilities",
+    "evlog.engine": "Capabilities Progress",
+    "evlog.files.check.repair": "RepairReport",
+    "evlog.files.check.salvage": "SalvageReport",
     "evlog.files.directory": "backup_store exists repair_store salvage_store verify_store wait_for_store",
     "evlog.model.appends": "ANY NO_STREAM STREAM_EXISTS AppendResult BatchResult IfVersion",
     "evlog.model.checkpoints": "ParkedEvent",
@@ -131,6 +136,7 @@ _MODULES = {
     "evlog.model.history": "Standing",
     "evlog.model.new_events": "NewEvents",
     "evlog.model.queries": "IfNone Query QueryResult",
+    "evlog.model.redaction": "Redaction RedactionResult",
     "evlog.model.reports": "Backup Compaction Finding Loss PolicyInfo Removal Retention StoreInfo StreamInfo "
     "TornTail VerifyReport",
     "evlog.model.types": "Append Condition ContentType ExpectedVersion OnFailure Sync",
@@ -144,18 +150,19 @@ _MODULES = {
     "evlog.store": "EventStore open",
     "evlog.subscriptions.named": "ReplayResult SubscriptionInfo",
     "evlog.subscriptions.run": "Subscription",
-    "evlog.transfer": "Mirror mirror",
+    "evlog.transfer": "Comparison Difference Mirror MirrorResult mirror",
 }
 
 __all__ = [
     "ANY", "NO_STREAM", "STREAM_EXISTS", "Append", "AppendResult", "AppendTooLarge", "AppendUnknown",
-    "Backup", "BatchResult", "Capabilities", "ClockError", "Compaction", "CompactionRunning", "Condition",
-    "ConditionFailed", "ContentType", "CorruptionError", "EngineError", "Event", "EventFilter",
-    "EventNotFound", "EventStore", "EventTooLarge", "EventTypes", "EvlogError", "ExpectedVersion",
-    "ExtraNotInstalled", "Finding", "Fold", "IdConflict", "IfNone", "IfVersion", "InvalidArgument",
-    "InvalidEvent", "InvalidSchema", "InvalidStreamName", "LockLost", "LockTimeout", "Loss", "Mirror",
-    "MirrorBusy", "MirrorConflict", "MirrorLimit", "NewEvent", "NewEvents", "NotAStore", "OnFailure",
-    "ParkedEvent", "PolicyInfo", "Query", "QueryResult", "Removal", "ReplayResult", "Retention", "Schema",
+    "Backup", "BatchResult", "Capabilities", "ClockError", "Compaction", "CompactionRunning", "Comparison",
+    "Condition", "ConditionFailed", "ContentType", "CorruptionError", "Difference", "EngineError", "Event",
+    "EventFilter", "EventNotFound", "EventStore", "EventTooLarge", "EventTypes", "EvlogError",
+    "ExpectedVersion", "ExtraNotInstalled", "Finding", "Fold", "IdConflict", "IfNone", "IfVersion",
+    "InvalidArgument", "InvalidEvent", "InvalidSchema", "InvalidStreamName", "LockLost", "LockTimeout",
+    "Loss", "Mirror", "MirrorBusy", "MirrorConflict", "MirrorLimit", "MirrorResult", "NewEvent", "NewEvents",
+    "NotAStore", "OnFailure", "ParkedEvent", "PolicyInfo", "Progress", "Query", "QueryResult", "Redaction",
+    "RedactionResult", "Removal", "RepairReport", "ReplayResult", "Retention", "SalvageReport", "Schema",
     "SchemaNotFound", "SchemaViolation", "ServerUnsuitable", "ShardsApart", "SnapshotInfo",
     "SnapshotNotFound", "Standing", "State", "StoreAccessDenied", "StoreBusy", "StoreClosed", "StoreDiverged",
     "StoreFull", "StoreIOError", "StoreInfo", "StoreIsMirror", "StoreMoved", "StoreNotFound", "StoreReplaced",

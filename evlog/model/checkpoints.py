@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evlog.errors import InvalidArgument
 from evlog.model.events import maybe_name_fault
-from evlog.model.named import NamedTuple
+from evlog.model.named import NamedTuple, set_late_types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class ParkedEvent(NamedTuple):
     error: str
     attempts: int
     time_us: int
+
+
+set_late_types(ParkedEvent, id='__import__("uuid").UUID')
 
 
 def check_subscription_name(name: str, kind: str = "subscription") -> str:

@@ -6,7 +6,7 @@ Every engine returns these values; they are imported only by the commands that n
 from __future__ import annotations
 
 from evlog.model.events import moment_of
-from evlog.model.named import NamedTuple
+from evlog.model.named import NamedTuple, set_late_types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,6 +121,10 @@ class StoreInfo(NamedTuple):
     clock_ahead_seconds: float = 0.0
 
 
+_TIME = '__import__("datetime").datetime | None'
+set_late_types(StoreInfo, id='__import__("uuid").UUID', first_time=_TIME, last_time=_TIME)
+
+
 class PolicyInfo(NamedTuple):
     """What is kept of one stream, or of the streams of one category: one of the names is None."""
 
@@ -177,6 +181,9 @@ class Loss(NamedTuple):
     streams: Mapping[str, list[int]]
 
 
+set_late_types(Loss, streams='__import__("collections.abc").abc.Mapping[str, list[int]]')
+
+
 class VerifyReport(NamedTuple):
     """What `verify` looked at and what it found.
 
@@ -219,6 +226,9 @@ class VerifyReport(NamedTuple):
         )
 
 
+set_late_types(VerifyReport, redactions='tuple[__import__("evlog").Redaction, ...] | None')
+
+
 class Backup(NamedTuple):
     """What a backup holds, and what this run did for it.
 
@@ -254,6 +264,9 @@ class Removal(NamedTuple):
     stream: str
     events: int
     bytes: int
+
+
+set_late_types(Removal, rule='dict[str, __import__("typing").Any]')
 
 
 class Compaction(NamedTuple):

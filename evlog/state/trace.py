@@ -12,7 +12,7 @@ from heapq import merge
 from typing import TYPE_CHECKING
 
 from evlog.errors import EventNotFound
-from evlog.model.events import id_text
+from evlog.model.events import Event, id_text
 from evlog.model.filters import EventFilter, LogSelection
 from evlog.model.named import NamedTuple
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from evlog.engine import Engine
-    from evlog.model.events import Event, Upcast
+    from evlog.model.events import Upcast
 
     Get = Callable[[str], Event]
     """Returns the event with an id. Raises EventNotFound, InvalidArgument."""
