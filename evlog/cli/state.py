@@ -9,7 +9,7 @@ from evlog.model.json_lines import encode_lines, encode_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Final
 
     from evlog.cli._support.exec import Command
@@ -61,6 +61,15 @@ class FoldFailed(EvlogError):
         self.reason = reason
 
 
+class SnapshotNotSaved(EvlogError):
+    """The state was printed, and not kept. The exit code is that of the reason."""
+
+    def __init__(self, name: str, reason: EvlogError) -> None:
+        super().__init__(f"the snapshot {name!r} was not saved: {reason}")
+        self.name = name
+        self.exit_code = reason.exit_code
+
+
 def command(given: Given) -> None:
     """Check which options go together, fold, and print."""
     from evlog.model.filters import make_filter
@@ -77,7 +86,10 @@ def command(given: Given) -> None:
             from evlog.cli._support.advice import missing_stream
 
             raise missing_stream(store, given.stream, "evlog state")
-        state, raw = _fold(store, given, selection)
+        reasons: list[EvlogError] = []
+        state, raw = _fold(store, given, selection, reasons.append)
+    for reason in reasons:
+        console.set_verdict(reason.exit_code)
     form = given.output or ("pretty" if console.stdout_is_terminal() else "json")
     if form == "data":
         console.write(raw + b"\n")
@@ -85,16 +97,20 @@ def command(given: Given) -> None:
         console.write(_as_line(state, raw, with_version=given.stream is not None))
     else:
         console.write(_as_paragraph(state, raw, given.stream))
+    for reason in reasons:
+        raise SnapshotNotSaved(given.snapshot, reason)
 
 
-def _fold(store: EventStore, given: Given, selection: Selection) -> tuple[State, bytes]:
+def _fold(
+    store: EventStore, given: Given, selection: Selection, unsaved: Callable[[EvlogError], None]
+) -> tuple[State, bytes]:
     """Return the state, and its value as JSON."""
     from evlog.state.compute import compute
 
     if given.exec is None:
         from evlog.state.fold import MERGE
 
-        state = compute(store.engine, selection, MERGE, given.snapshot, None)
+        state = compute(store.engine, selection, MERGE, given.snapshot, None, unsaved)
         return state, MERGE.encode(state.value)
     from evlog.cli._support.exec import Command, check_command
     from evlog.cli._support.stops import Stopped, Stops, end_by
@@ -107,7 +123,7 @@ def _fold(store: EventStore, given: Given, selection: Selection) -> tuple[State,
                 given.exec, path if options.is_url(path) else store.path, stops, keeps_stderr=False
             )
             fold = _make_fold(given.exec, runs)
-            state = compute(store.engine, selection, fold, given.snapshot, None)
+            state = compute(store.engine, selection, fold, given.snapshot, None, unsaved)
     except Stopped as stopped:
         end_by(stopped)
     return state, fold.encode(state.value)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
 
+from evlog.errors import EvlogError
 from evlog.model.checkpoints import check_subscription_name
 from evlog.model.events import moment_of, upcast_all
 from evlog.model.filters import EventFilter, LogSelection, StreamSelection
@@ -20,7 +21,7 @@ from evlog.state.fold import S
 from evlog.state.snapshots import Content, maybe_load, save
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from evlog.engine import Engine
@@ -112,13 +113,19 @@ def _merged_by_position(reads: list[Iterator[Event]]) -> Iterator[Event]:
 
 
 def compute(
-    engine: Engine, selection: Selection, fold: Fold, snapshot: str | None, upcast: Upcast | None
+    engine: Engine,
+    selection: Selection,
+    fold: Fold,
+    snapshot: str | None,
+    upcast: Upcast | None,
+    unsaved: Callable[[EvlogError], None] | None = None,
 ) -> State:
     """Return the state of a selection, before `Fold.value` makes the user's value of it.
 
     Args:
         snapshot: begin with the snapshot of this name, and keep the result in it; None: no snapshot.
         upcast: turns each event into today's shape before it is folded.
+        unsaved: called with why the snapshot cannot be saved; None: that is raised, and the state is lost.
 
     Raises:
         CorruptionError: an event is damaged. What the fold or `upcast` raises.
@@ -163,7 +170,12 @@ def compute(
                 redactions=redactions,
                 time_us=state.time_us,
             )
-            save(engine, snapshot, stream, content, raw)
+            try:
+                save(engine, snapshot, stream, content, raw)
+            except EvlogError as error:
+                if unsaved is None:
+                    raise
+                unsaved(error)
             if engine.versions([REDACTIONS_STREAM])[0] != redactions:
                 # The redaction may have looked for snapshots before this one was there.
                 engine.snapshot(snapshot, stream).delete()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from evlog.errors import EvlogError, StoreAccessDenied, StoreFull
+from evlog.files.follow.snapshot_file import SnapshotFile
 from tests.cli.conftest import Evlog
 
 COUNT = (
@@ -138,3 +141,20 @@ def test_a_damaged_snapshot_is_said_and_rebuilt(shop: Evlog) -> None:
     assert shop("state", "--snapshot", "s").line["events"] == 5
     assert path.read_bytes()[-20:] != raw[:-1][-20:]
     assert shop("verify").line["findings"] == []
+
+
+@pytest.mark.parametrize("fold", [[], ["--exec", COUNT]], ids=["merge", "exec"])
+@pytest.mark.parametrize(
+    ("error", "code"), [(StoreAccessDenied("lock", "read-only"), 1), (StoreFull("x", "no room"), 9)]
+)
+def test_a_state_whose_snapshot_cannot_be_saved_is_printed(
+    shop: Evlog, monkeypatch: pytest.MonkeyPatch, fold: list[str], error: EvlogError, code: int
+) -> None:
+    def refused(*_: object) -> NoReturn:
+        raise error
+
+    whole = shop("state", "order-1", *fold)
+    monkeypatch.setattr(SnapshotFile, "save", refused)
+    done = shop("state", "order-1", *fold, "--snapshot", "s")
+    assert (done.code, done.out) == (code, whole.out)
+    assert done.err == f"evlog: the snapshot 's' was not saved: {error}\n"
