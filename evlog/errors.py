@@ -689,14 +689,21 @@ class MirrorBusy(EvlogError):
 
 
 class ExtraNotInstalled(EvlogError):
-    """Something needs a library that is not installed with evlog by default; nothing was written."""
+    """Something needs a library that is not installed with evlog by default; nothing was written.
+
+    Args:
+        error: that of the import, which says whether the library is missing or cannot be loaded.
+    """
 
     exit_code = EXIT_UNSUPPORTED
 
-    def __init__(self, needed_by: str, library: str, extra: str) -> None:
-        super().__init__(
-            f"{needed_by} needs {library}, which is not installed", f"run pip install 'evlog-store[{extra}]'"
-        )
+    def __init__(self, needed_by: str, library: str, extra: str, error: ImportError | None = None) -> None:
+        problem, advice = "is not installed", f"run pip install 'evlog-store[{extra}]'"
+        missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if error is not None and missing != library.replace("-", "_"):
+            problem = f"cannot be loaded ({' '.join(str(error).split())})"
+            advice = f"install it again, or {advice}; it may also lack memory"
+        super().__init__(f"{needed_by} needs {library}, which {problem}", advice)
         self.needed_by = needed_by
         self.library = library
         self.extra = extra

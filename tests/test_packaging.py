@@ -79,23 +79,23 @@ def test_the_public_names_are_listed() -> None:
     assert (ROOT / "evlog" / "py.typed").exists()
 
 
-@pytest.mark.parametrize(
-    ("module", "extra", "arguments"),
-    [
-        ("prometheus_client", "metrics", "metrics"),
-        ("mcp", "mcp", "mcp"),
-        ("duckdb", "sql", "sql 'select 1'"),
-        ("pyarrow", "sql", "sql 'select 1'"),
-        ("pyarrow", "parquet", "export events.parquet"),
-        ("zstandard", "zstd", "export events.jsonl.zst"),
-        ("uvicorn", "web", "web --no-browser"),
-        ("starlette", "web", "web --no-browser"),
-        ("jsonschema_rs", "schemas", "schema set T -"),
-        ("psycopg", "postgresql", "info --store postgresql://127.0.0.1:1/x"),
-        ("confluent_kafka", "kafka", "info --store kafka://127.0.0.1:1/x"),
-        ("botocore", "dynamodb", "info --store dynamodb://eu-west-1/x"),
-    ],
-)
+NEEDED = [
+    ("prometheus_client", "metrics", "metrics"),
+    ("mcp", "mcp", "mcp"),
+    ("duckdb", "sql", "sql 'select 1'"),
+    ("pyarrow", "sql", "sql 'select 1'"),
+    ("pyarrow", "parquet", "export events.parquet"),
+    ("zstandard", "zstd", "export events.jsonl.zst"),
+    ("uvicorn", "web", "web --no-browser"),
+    ("starlette", "web", "web --no-browser"),
+    ("jsonschema_rs", "schemas", "schema set T -"),
+    ("psycopg", "postgresql", "info --store postgresql://127.0.0.1:1/x"),
+    ("confluent_kafka", "kafka", "info --store kafka://127.0.0.1:1/x"),
+    ("botocore", "dynamodb", "info --store dynamodb://eu-west-1/x"),
+]
+
+
+@pytest.mark.parametrize(("module", "extra", "arguments"), NEEDED)
 def test_a_missing_library_is_a_line_that_names_its_extra(
     tmp_path: Path, module: str, extra: str, arguments: str
 ) -> None:
@@ -105,3 +105,20 @@ def test_a_missing_library_is_a_line_that_names_its_extra(
     done = run_python("-c", hide, *shlex.split(arguments), code=10, cwd=tmp_path, input="{}")
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith(f"which is not installed; run pip install 'evlog-store[{extra}]'\n")
+
+
+@pytest.mark.parametrize("names_itself", [True, False])
+@pytest.mark.parametrize(("module", "extra", "arguments"), NEEDED)
+def test_a_library_that_cannot_be_loaded_is_not_said_to_be_missing(
+    tmp_path: Path, module: str, extra: str, arguments: str, names_itself: bool
+) -> None:
+    named = f", name={module + '.core'!r}" if names_itself else ""  # as the loader does, or as psycopg does
+    (tmp_path / f"{module}.py").write_text(f"raise ImportError('libx.so.1:\\n cannot open it'{named})\n")
+    shadow = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from evlog.cli.app import main; main()"
+    with evlog.open(tmp_path / ".evlog", create=True) as store:
+        store.append("s", [evlog.NewEvent("T")])
+    done = run_python("-c", shadow, *shlex.split(arguments), code=10, cwd=tmp_path, input="{}")
+    assert done.stderr.count("\n") == 1
+    assert "which cannot be loaded (libx.so.1: cannot open it); install it again" in done.stderr
+    assert f"run pip install 'evlog-store[{extra}]'" in done.stderr
+    assert "is not installed" not in done.stderr

@@ -27,8 +27,8 @@ try:
     import duckdb
     import pyarrow as pa
     import pyarrow.dataset as ds
-except ModuleNotFoundError as error:
-    raise ExtraNotInstalled("SQL", str(error.name).partition(".")[0], "sql") from None
+except ImportError as error:
+    raise ExtraNotInstalled("SQL", (error.name or "duckdb").partition(".")[0], "sql", error) from error
 
 from evlog.adapters.predicates import Bounds, bounds_of, is_plain, words_of
 from evlog.adapters.rewriting import NEWEST_FIRST, rewritten

@@ -36,7 +36,7 @@ def command(given: Given) -> None:
     stdin_descriptor()  # the SDK would fail on a stdin or stdout that is closed
     if sys.stdout is None:
         raise console.OutputFailed("it is closed")
-    with NeedsExtra("mcp", mcp="the MCP SDK", pydantic="the MCP SDK"):
+    with NeedsExtra("mcp", mcp="mcp", pydantic="pydantic"):
         from evlog.adapters.mcp import make_server
     # Ctrl-C ends it at once, as SIGTERM does: the SDK would wait for a call under way, and for stdin.
     former = signal.getsignal(signal.SIGINT)

@@ -29,8 +29,9 @@ def compile_schema(type: str, schema: bytes) -> Validate:
     """
     try:
         import jsonschema_rs
-    except ImportError:
-        raise ExtraNotInstalled(f"the schema of {shorten(type)}", "jsonschema-rs", "schemas") from None
+    except ImportError as error:
+        needed_by = f"the schema of {shorten(type)}"
+        raise ExtraNotInstalled(needed_by, "jsonschema-rs", "schemas", error) from error
     try:
         check: Callable[[Any], None] = jsonschema_rs.validator_for(
             schema.decode(), retriever=_refuse_reference

@@ -30,7 +30,7 @@ from evlog.transfer.cloudevents import encode_cloudevents
 
 try:
     from zstandard import ZstdError
-except ModuleNotFoundError:  # then no such file is opened
+except ImportError:  # then no such file is opened
     _UNREADABLE: tuple[type[Exception], ...] = (gzip.BadGzipFile, EOFError, zlib.error)
 else:
     _UNREADABLE = (gzip.BadGzipFile, EOFError, zlib.error, ZstdError)
@@ -87,8 +87,8 @@ def _open(path: str, name: str, mode: str) -> IO[bytes]:
     if name.endswith(".zst"):
         try:
             import zstandard
-        except ModuleNotFoundError:
-            raise ExtraNotInstalled("a file .zst", "zstandard", "zstd") from None
+        except ImportError as error:
+            raise ExtraNotInstalled("a file .zst", "zstandard", "zstd", error) from error
         file = open(path, mode)  # noqa: SIM115 - closed with what is wrapped around it
         if mode == "rb":
             reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)

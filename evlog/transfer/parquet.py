@@ -22,8 +22,8 @@ from evlog.model.paths import pick_present, split_path
 try:
     import pyarrow as pa
     import pyarrow.parquet as pq
-except ModuleNotFoundError:
-    raise ExtraNotInstalled("a file .parquet", "pyarrow", "parquet") from None
+except ImportError as error:
+    raise ExtraNotInstalled("a file .parquet", "pyarrow", "parquet", error) from error
 
 from evlog.transfer import arrow
 

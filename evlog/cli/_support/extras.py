@@ -1,4 +1,4 @@
-"""Commands that need an extra: if a library is missing, the error is one line that names the extra."""
+"""Commands that need an extra: without a library of it, the error is one line that names the extra."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from evlog.errors import ExtraNotInstalled
 
 
 class NeedsExtra:
-    """A block in which a missing library of the extra raises ExtraNotInstalled.
+    """A block in which a library of the extra that is missing, or cannot be loaded, raises ExtraNotInstalled.
 
     Args:
         extra: its name, and that of the command.
@@ -22,7 +22,8 @@ class NeedsExtra:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """Raise ExtraNotInstalled instead of the import's own error."""
-        if isinstance(error, ModuleNotFoundError):
-            library = self._libraries.get((error.name or "").partition(".")[0])
+        if isinstance(error, ImportError):
+            module = (error.name or next(iter(self._libraries))).partition(".")[0]  # some errors name none
+            library = self._libraries.get(module)
             if library is not None:
-                raise ExtraNotInstalled(f"evlog {self._extra}", library, self._extra) from None
+                raise ExtraNotInstalled(f"evlog {self._extra}", library, self._extra, error) from error

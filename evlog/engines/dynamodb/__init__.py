@@ -23,8 +23,8 @@ from evlog.errors import ExtraNotInstalled
 
 try:
     import botocore  # noqa: F401 - to find out whether it is installed
-except ImportError:
-    raise ExtraNotInstalled("a store in DynamoDB", "botocore", "dynamodb") from None
+except ImportError as error:
+    raise ExtraNotInstalled("a store in DynamoDB", "botocore", "dynamodb", error) from error
 
 from evlog.engines.dynamodb.engine import open_engine
 

@@ -24,8 +24,8 @@ from evlog.errors import ExtraNotInstalled
 
 try:
     import confluent_kafka  # noqa: F401 - only to see whether it is there
-except ImportError:
-    raise ExtraNotInstalled("a store in Kafka", "confluent-kafka", "kafka") from None
+except ImportError as error:
+    raise ExtraNotInstalled("a store in Kafka", "confluent-kafka", "kafka", error) from error
 
 from evlog.engines.kafka.engine import open_engine
 

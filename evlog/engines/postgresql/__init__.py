@@ -29,8 +29,8 @@ from evlog.errors import ExtraNotInstalled
 
 try:
     import psycopg  # noqa: F401 - to find out whether it is installed
-except ImportError:
-    raise ExtraNotInstalled("a store in PostgreSQL", "psycopg", "postgresql") from None
+except ImportError as error:
+    raise ExtraNotInstalled("a store in PostgreSQL", "psycopg", "postgresql", error) from error
 
 from evlog.engines.postgresql.engine import open_engine
 

@@ -42,8 +42,8 @@ def require_zstandard(path: str) -> None:
         return
     try:
         import zstandard
-    except ImportError:
-        raise ExtraNotInstalled(path, "zstandard", "zstd") from None
+    except ImportError as error:
+        raise ExtraNotInstalled(path, "zstandard", "zstd", error) from error
     # Size and checksum are stored, so that a block can be verified without the table of blocks.
     _local.packer = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True, write_content_size=True)
     _local.unpacker = zstandard.ZstdDecompressor()
