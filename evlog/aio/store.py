@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from functools import partial
+from functools import partial, update_wrapper
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -24,17 +24,13 @@ from evlog.store import open as open_store
 from evlog.subscriptions.retry import check_handling
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
     from datetime import datetime
     from typing import Self
     from uuid import UUID
 
-    from evlog.model.appends import AppendResult
     from evlog.model.events import Event
-    from evlog.model.queries import Query, QueryResult
     from evlog.model.types import OnFailure
-    from evlog.state.compute import State
-    from evlog.state.fold import Fold, S
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -76,6 +72,26 @@ def _with_parameters_of(
     return decorate
 
 
+def _in_thread(
+    method: Callable[Concatenate[EventStore, _P], _T],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[AsyncStore, _P], Coroutine[Any, Any, _T]]]:
+    """Return a decorator: a method with a docstring calls one of EventStore, of the same name, in a thread.
+
+    Type checkers relate the arguments to the result, as they do for the method itself.
+    """
+
+    def decorate(
+        function: Callable[..., None],
+    ) -> Callable[Concatenate[AsyncStore, _P], Coroutine[Any, Any, _T]]:
+        async def call(self: AsyncStore, /, *arguments: _P.args, **options: _P.kwargs) -> _T:
+            return await self._workers.submit(getattr(self.store, method.__name__), *arguments, **options)
+
+        update_wrapper(call, function).__signature__ = inspect.signature(method)  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
 class AsyncStore:
     """An open store, for the tasks of one event loop. Made by `evlog.aio.open`; `async with` closes it.
 
@@ -94,24 +110,21 @@ class AsyncStore:
 
     # --- appending
 
-    @_with_parameters_of(EventStore.append)
-    async def append(self, *arguments: Any, **options: Any) -> AppendResult:
+    @_in_thread(EventStore.append)
+    def append(self) -> None:
         """Append events to one stream, all of them or none; durable when this returns.
 
         Arguments and errors are those of `EventStore.append`. A task that is cancelled meanwhile does not
         know whether they were appended: give the events ids, or idempotency keys, where that matters.
         """
-        return await self._workers.submit(self.store.append, *arguments, **options)
 
-    @_with_parameters_of(EventStore.append_many)
-    async def append_many(self, *arguments: Any, **options: Any) -> Sequence[AppendResult]:
+    @_in_thread(EventStore.append_many)
+    def append_many(self) -> None:
         """Append to several streams, all of it or nothing. As `EventStore.append_many`."""
-        return await self._workers.submit(self.store.append_many, *arguments, **options)
 
-    @_with_parameters_of(EventStore.transact)
-    async def transact(self, *arguments: Any, **options: Any) -> Sequence[AppendResult]:
+    @_in_thread(EventStore.transact)
+    def transact(self) -> None:
         """Read, decide, append. As `EventStore.transact`; `decide` is called in a thread."""
-        return await self._workers.submit(self.store.transact, *arguments, **options)
 
     # --- reading
 
@@ -141,50 +154,17 @@ class AsyncStore:
                 return
             count = _EVENTS_AT_ONCE
 
-    async def last(self, stream: str) -> Event | None:
+    @_in_thread(EventStore.last)
+    def last(self) -> None:
         """Return the last visible event of a stream. As `EventStore.last`."""
-        return await self._workers.submit(self.store.last, stream)
 
-    async def query(self, query: Query | str) -> QueryResult:
+    @_in_thread(EventStore.query)
+    def query(self) -> None:
         """Return the events that a query selects. As `EventStore.query`."""
-        return await self._workers.submit(self.store.query, query)
 
-    async def state(
-        self,
-        stream: str | None = None,
-        fold: Fold[S] | Callable[[Any, Event], Any] | None = None,
-        initial: Any = None,
-        *,
-        at: int | None = None,
-        until: datetime | None = None,
-        snapshot: str | None = None,
-        category: str | None = None,
-        types: Collection[str] | None = None,
-        tags: Collection[str] | None = None,
-        correlation: UUID | str | None = None,
-        metadata: Mapping[str, object] | None = None,
-        grep: str | Collection[str] | None = None,
-        since: datetime | None = None,
-        query: Query | str | None = None,
-    ) -> State[S]:
+    @_in_thread(EventStore.state)
+    def state(self) -> None:
         """Fold events into a state. As `EventStore.state`; `fold` is called in a thread."""
-        return await self._workers.submit(
-            self.store.state,
-            stream,
-            fold,
-            initial,
-            at=at,
-            until=until,
-            snapshot=snapshot,
-            category=category,
-            types=types,
-            tags=tags,
-            correlation=correlation,
-            metadata=metadata,
-            grep=grep,
-            since=since,
-            query=query,
-        )
 
     # --- following
 

@@ -18,6 +18,7 @@ import signal
 import time
 
 from evlog.cli._support import console
+from evlog.errors import EXIT_BY_SIGNAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # not read its stdin. SIGURG has no effect where no handler is set, and no other use here.
 _READER_LEFT: Final = signal.SIGURG
 _AGAIN_SECONDS: Final = 0.1
-_BY_SIGNAL: Final = 128  # a shell's exit code for a process that a signal ended, with its number
 
 
 class Stopped(BaseException):
@@ -199,4 +199,5 @@ def die_by(signum: int) -> NoReturn:
     """End by the signal: a shell then ends the loop or script around evlog, a supervisor sees a clean end."""
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
-    os._exit(_BY_SIGNAL + signum)  # the first process of a container, which no signal's default action ends
+    # The first process of a container is not ended by a signal's default action.
+    os._exit(EXIT_BY_SIGNAL + signum)
