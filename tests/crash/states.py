@@ -20,6 +20,7 @@ from evlog.files.format.manifest import decode_manifest
 from tests.crash.model import (
     DIRECTORY,
     Change,
+    Cut,
     Directory,
     FileSystem,
     Write,
@@ -150,6 +151,8 @@ def _contents(durable: bytes, changes: tuple[Change, ...]) -> list[bytes]:
                 whole = before if beside is None else beside
                 options[apply_changes(whole, [part, *later] if beside is None else [part])] = None
                 options[apply_changes(before, [part])] = None
+                if any(isinstance(earlier, Cut) for earlier in changes[:at]):
+                    options[apply_changes(durable, [part])] = None  # over what was cut
         before = apply_changes(before, [change])
     for content in _spoilt(durable, changes, full):
         options[content] = None

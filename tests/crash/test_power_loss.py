@@ -10,9 +10,10 @@ from tests.crash.disk import RecordingDisk, World
 from tests.crash.history import Batch, History, Knowledge, event
 from tests.crash.model import FileSystem
 from tests.crash.recordings import Recording
-from tests.crash.states import crash_states, kept_state
+from tests.crash.states import SECTOR_BYTES, crash_states, kept_state
 
 MIN_DISTINCT_STATES = 2500
+_PADDING = 342  # bytes of data, so that the second of two frames begins at a sector's edge
 
 
 def test_whatever_a_crash_leaves_every_acknowledged_event_is_there() -> None:
@@ -40,26 +41,30 @@ def test_a_crash_within_a_recovery_from_a_crash_loses_nothing() -> None:
 
 
 def test_a_tail_that_was_cut_never_comes_back() -> None:
-    """The second of two unsynced frames survives; another, of equal size, takes the place of the first."""
+    """The second of two unsynced frames survives; another, of equal size, takes the place of the first.
+
+    The second begins at a sector's edge, from which on the zeros that follow the other one may be lost.
+    """
     with recordings.scratch() as root:
         world = World(root)
         path = f"{root}/above/store"
         with open_store(path, create=True, disk=RecordingDisk(world), sync="none") as store:
             for number in (1, 2):
-                store.append("one", [event(number)])
+                store.append("one", [event(number, "x" * _PADDING)])
         state = kept_state(world.now)
     log = next(path for path in state.files if path.endswith(".log"))
     first, second, _ = frame_offsets(state.files[log])
+    assert second % SECTOR_BYTES == 0, f"add {-second % SECTOR_BYTES} to _PADDING"
     state.files[log] = state.files[log][:first] + bytes(second - first) + state.files[log][second:]
     with recordings.scratch() as root:
         path = materialise(state, root)
         world = World(root, FileSystem.of(state.files, state.directories))
         history = History(world)
         with open_store(path, disk=RecordingDisk(world)) as store:
-            history.send(store, [("two", [event(3)])])
+            history.send(store, [("two", [event(3, "x" * _PADDING)])])
             assert len(store.torn_tails) == 1
         recording = recordings.record(world, history, "cut tail", Knowledge([], created=True))
-    lost = [[("one", [event(number)])] for number in (1, 2)]
+    lost = [[("one", [event(number, "x" * _PADDING)])] for number in (1, 2)]
     recording = recording._replace(batches=[*recording.batches, *map(Batch, lost)])
     recording.known.sent += [1, 2]
     moments = range(len(recording.ops) + 1)
