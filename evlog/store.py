@@ -34,11 +34,12 @@ from evlog.model.appends import (
 )
 from evlog.model.arguments import (
     check_functions,
-    check_numbers,
+    check_number,
     check_ordinary,
     check_seconds,
     check_texts,
     list_of,
+    maybe_number,
     maybe_whole,
 )
 from evlog.model.encoding import encode_events
@@ -366,7 +367,7 @@ class EventStore:
 
         if isinstance(about, str):
             check_stream_name(about)
-        (retries,) = check_numbers("retries", retries=retries)
+        retries = check_number("retries", retries)
         check_ordinary("decide", decide, may_yield=True)
         if key is not None:
             id_of_key(key)  # raises if the text cannot be a key, before anything is decided
@@ -478,9 +479,8 @@ class EventStore:
             InvalidArgument: a bound is negative, a datetime has no time zone, or another thread takes events
                 of the same iterator: a store is for all threads, an iterator for one at a time.
         """
-        from_version, to_version, limit = check_numbers(
-            "from_version", from_version=from_version, to_version=to_version, limit=limit
-        )
+        from_version = check_number("from_version", from_version)
+        to_version, limit = maybe_number("to_version", to_version), maybe_number("limit", limit)
         check_readable_name(stream)
         filter = make_filter(
             None, None, types, since, until, tags, correlation=correlation, metadata=metadata, grep=grep
@@ -519,7 +519,7 @@ class EventStore:
         Raises:
             As `read`.
         """
-        after, to, limit = check_numbers("after", after=after, to=to, limit=limit)
+        after, to, limit = check_number("after", after), maybe_number("to", to), maybe_number("limit", limit)
         filter = make_filter(
             None,
             category,
@@ -578,7 +578,7 @@ class EventStore:
     def _get_stored(self, event: UUID | str | bytes | int) -> Event:
         position: int | None = maybe_whole(event)
         if position is not None:
-            check_numbers(position=position)
+            check_number("position", position)
             name: str | int = position
         else:
             from evlog.model.encoding import encode_id
@@ -693,7 +693,7 @@ class EventStore:
         from evlog.state.compute import Selection, compute
         from evlog.state.fold import as_fold
 
-        (at,) = check_numbers(at=at)
+        at = maybe_number("at", at)
         if stream is not None:
             check_readable_name(stream)
             if category is not None or query is not None:
@@ -753,7 +753,7 @@ class EventStore:
         """
         from evlog.state.snapshots import wait_for
 
-        (position,) = check_numbers("position", position=position)
+        position = check_number("position", position)
         (timeout,) = check_seconds(timeout=timeout)
         _check_stream(stream)
         return wait_for(self.engine, name, stream, position, timeout)
@@ -823,7 +823,7 @@ class EventStore:
         """
         from evlog.schemas.registry import find
 
-        (version,) = check_numbers(version=version)
+        version = maybe_number("version", version)
         return find(self.engine, type, version)
 
     def schemas(self) -> list[Schema]:
@@ -896,7 +896,7 @@ class EventStore:
         """
         from evlog.subscriptions.named import begin
 
-        after, to = check_numbers(after=after, to=to)
+        after, to = maybe_number("after", after), maybe_number("to", to)
         idle, timeout = check_seconds(idle=idle, timeout=timeout)
         if stream is not None:
             check_readable_name(stream)
@@ -1031,7 +1031,7 @@ class EventStore:
         """
         from evlog.subscriptions.named import reset
 
-        (to,) = check_numbers("to", to=to)
+        to = check_number("to", to)
         reset(self.engine, name, to)
 
     def delete_subscription(self, name: str) -> None:

@@ -28,25 +28,24 @@ def check_texts(**texts: str | None) -> None:
             raise InvalidArgument(f"{name} is {text!r}; give a text")
 
 
-def check_numbers(*needed: str, **numbers: int | None) -> list[Any]:
-    """Return whole numbers as ints, also numpy's, whose sums can overflow; None stays None.
-
-    Args:
-        needed: the names of those that cannot be None.
+def check_number(name: str, number: int) -> int:
+    """Return a whole number as an int, also numpy's, whose sums can overflow.
 
     Raises:
-        InvalidArgument: one is not a whole number from 0 up to the largest that every engine can count to.
+        InvalidArgument: it is not a whole number from 0 up to the largest that every engine can count to.
     """
-    checked = [*numbers.values()]
-    for at, (name, value) in enumerate(numbers.items()):
-        if (value.__class__ is int and 0 <= value <= _MOST) or (value is None and name not in needed):
-            continue  # the common case
-        whole = maybe_whole(value)
-        if whole is None or not 0 <= whole <= _MOST:
-            allowed = f"at most {_MOST}" if whole is not None and whole > 0 else "0 or more"
-            raise InvalidArgument(f"invalid {name} {value!r:.80}; use a whole number, {allowed}")
-        checked[at] = whole
-    return checked
+    if number.__class__ is int and 0 <= number <= _MOST:
+        return number  # the common case
+    whole = maybe_whole(number)
+    if whole is None or not 0 <= whole <= _MOST:
+        allowed = f"at most {_MOST}" if whole is not None and whole > 0 else "0 or more"
+        raise InvalidArgument(f"invalid {name} {number!r:.80}; use a whole number, {allowed}")
+    return whole
+
+
+def maybe_number(name: str, number: int | None) -> int | None:
+    """Return what `check_number` does; None stays None."""
+    return None if number is None else check_number(name, number)
 
 
 def maybe_whole(value: object) -> int | None:

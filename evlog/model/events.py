@@ -531,15 +531,6 @@ def category_of(stream: str) -> str:
 
 def check_stream_name(stream: str) -> str:
     """Return the name, or raise InvalidStreamName saying what is wrong with it."""
-    # The common case: a sixth of the steps of the checks below.
-    if (
-        stream.__class__ is str
-        and stream.isascii()
-        and stream.isprintable()
-        and 0 < len(stream) <= MAX_NAME_BYTES
-        and stream[0] != SYSTEM_PREFIX
-    ):
-        return stream
     if check_readable_name(stream).startswith(SYSTEM_PREFIX):
         raise InvalidStreamName(stream, "begins with $, which is reserved for the store's own streams")
     return stream
@@ -566,6 +557,15 @@ def check_stream_names(streams: Sequence[str]) -> None:
 
 def check_readable_name(stream: str) -> str:
     """Return the name if a stream may have it, reserved or not, or raise InvalidStreamName."""
+    # The common case: a sixth of the steps of the checks below.
+    if (
+        stream.__class__ is str
+        and stream.isascii()
+        and stream.isprintable()
+        and 0 < len(stream) <= MAX_NAME_BYTES
+        and stream[0] != SYSTEM_PREFIX
+    ):
+        return stream
     name = stream
     if isinstance(stream, str) and stream.startswith(METADATA_PREFIX):
         # The prefix does not count: the rest is limited to the usual length.

@@ -15,7 +15,7 @@ from evlog.errors import (
     SubscriptionNotFound,
     UnsupportedFormat,
 )
-from evlog.model.arguments import check_numbers, list_of
+from evlog.model.arguments import check_number, list_of
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import Event
 from evlog.model.filters import ANYTHING, EventFilter, LogSelection
@@ -254,7 +254,7 @@ def _chosen(
     parked = [(checkpoint, place) for _, checkpoint in places for place in checkpoint.parked()]
     if positions is None:
         return parked
-    positions = [check_numbers("position", position=each)[0] for each in list_of("positions", positions)]
+    positions = [check_number("position", each) for each in list_of("positions", positions)]
     unknown = set(positions).difference(place.position for _, place in parked)
     if unknown:
         raise not_parked(name, min(unknown))

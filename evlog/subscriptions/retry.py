@@ -6,7 +6,7 @@ import time
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from evlog.errors import EvlogError, InvalidArgument
-from evlog.model.arguments import check_functions, check_numbers, check_seconds
+from evlog.model.arguments import check_functions, check_number, check_seconds
 from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
@@ -38,7 +38,7 @@ def check_handling(
     """Refuse arguments of `Subscription.consume` that make no sense."""
     if on_failure not in ("stop", "park"):
         raise InvalidArgument(f"invalid on_failure {on_failure!r}; use 'stop' or 'park'")
-    check_numbers("retries", retries=retries)
+    check_number("retries", retries)
     check_functions("handler", handler=handler)
     check_takes(handler, "the event", *(["a connection"] if in_transaction else []))
     check_seconds(retry_delay=retry_delay)

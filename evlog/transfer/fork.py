@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evlog.errors import InvalidArgument
-from evlog.model.arguments import check_functions, check_numbers
+from evlog.model.arguments import check_functions, maybe_number
 from evlog.model.events import Event, make_ids
 from evlog.model.history import HistoryPiece
 from evlog.model.named import NamedTuple
@@ -125,7 +125,7 @@ def last_position(source: EventStore, at: int | None) -> int:
     Raises:
         InvalidArgument: the source does not reach `at`.
     """
-    (at,) = check_numbers(at=at)
+    at = maybe_number("at", at)
     head = engine_of("source", source).head()
     if at is None:
         return head

@@ -22,7 +22,7 @@ from operator import add
 from typing import TYPE_CHECKING, Final
 
 from evlog.errors import InvalidArgument, MirrorBusy, SubscriptionBusy
-from evlog.model.arguments import check_functions, check_numbers
+from evlog.model.arguments import check_functions, check_number
 from evlog.model.filters import EVERYTHING, LogSelection
 from evlog.model.history import Standing, refusal
 from evlog.model.named import NamedTuple
@@ -193,7 +193,7 @@ class Mirror:
         merge: bool = False,
         piece_events: int = PIECE_EVENTS,
     ) -> None:
-        (piece_events,) = check_numbers("piece_events", piece_events=piece_events)
+        piece_events = check_number("piece_events", piece_events)
         self._source = engine_of("source", source)
         self._destination = engine_of("destination", destination)
         if self._source.store_id == self._destination.store_id:

@@ -132,7 +132,7 @@ def maybe_read_few(
             return None
         number, low = entries.find_version(first) if first > 1 else (0, 0)
         begins = first <= 1 and (most is None or not reverse)
-        records = _maybe_read_direct(entries, most) if begins and entries.last else None
+        records = _maybe_read_direct(entries, most) if begins and entries.may_be_direct else None
         if records is None:
             if most is None:
                 most = entries.count_from(number, low, RECORDS_AT_ONCE + 1)
@@ -165,7 +165,10 @@ def _maybe_read_direct(entries: StreamEntries, most: int | None) -> Sequence[Rec
     """
     wanted = RECORDS_AT_ONCE + 1 if most is None else most
     found = entries.maybe_find_direct(wanted)
-    if not found or len(found) > RECORDS_AT_ONCE:
+    if not found:
+        entries.may_be_direct = False
+        return None
+    if len(found) > RECORDS_AT_ONCE:
         return None
     place, longest, pieces = ENTRY_PLACE.unpack_from, BYTES_AT_ONCE // len(found), []
     for rows, log, number in found:

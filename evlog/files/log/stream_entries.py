@@ -31,7 +31,7 @@ class StreamEntries:
 
     __slots__ = (
         "_count", "_found", "_hash", "_places", "_state", "_versions",
-        "has_rule", "redacted", "stream",
+        "has_rule", "last", "may_be_direct", "redacted", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,9 @@ class StreamEntries:
         self._state = state
         self._count = state.active.count
         self._places = places  # of the sealed ones, rising
+        self.last = len(places)  # the number of the active segment
+        # Whether to try `maybe_find_direct`: where it found nothing, a page without it takes 0.8 µs less.
+        self.may_be_direct = bool(places)
         self._found: dict[int, tuple[Part, Sequence[int], int]] = {}
         self._versions: dict[int, int] = {}
 
@@ -81,11 +84,6 @@ class StreamEntries:
                 if len(found) == most:
                     break
         return found
-
-    @property
-    def last(self) -> int:
-        """The number of the active segment."""
-        return len(self._places)
 
     def within(self, number: int) -> tuple[Part, Sequence[int], int]:
         """Return a segment, its entries, and how many of these there are now."""

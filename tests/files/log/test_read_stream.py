@@ -262,6 +262,7 @@ def checked(short_streams: EventStore, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setattr("evlog.files.log.index._FINDS_BEFORE_CHECKING_ALL", 0)
     with evlog.open(short_streams.path) as store:
         assert numbers(store.read("a")) == list(range(1, 31))
+        assert numbers(store.read("b")) == list(range(1, 13))  # else the next read of "a" is no direct one
         yield store
 
 
@@ -273,6 +274,21 @@ def test_a_stream_is_looked_up_directly_once_the_indexes_are_checked(
     assert numbers(checked.read("b", limit=9)) == list(range(1, 10))
     assert numbers(checked.read("b", 1, 4, limit=9)) == list(range(1, 5))
     assert numbers(checked.read("b", reverse=True)) == list(range(12, 0, -1))
+
+
+def test_a_stream_that_cannot_be_looked_up_directly_is_tried_once(
+    short_streams: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[parts.SealedPart] = []
+
+    def note(part: parts.SealedPart) -> None:
+        tried.append(part)
+
+    monkeypatch.setattr(parts.SealedPart, "maybe_direct", note)
+    with evlog.open(short_streams.path) as store:
+        for _ in range(3):
+            assert numbers(store.read("a")) == list(range(1, 31))
+    assert len(tried) == 1
 
 
 def test_entries_that_are_damaged_after_a_direct_look_up_are_repaired(checked: EventStore) -> None:
