@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evlog import EventStore, NewEvent, VerifyReport
-from evlog.files.check import logs, records, segments
+from evlog.files.check import indexes, logs, records, segments
 from evlog.files.check.digest import HeadDigest
 from evlog.files.check.files import take_snapshot
 from evlog.files.check.segments import Pieces, SegmentCheck, check_segment
@@ -488,12 +488,25 @@ def overreach(raw: memoryview) -> None:
 @pytest.mark.parametrize("kind", [KIND_STREAMS, KIND_TYPES, KIND_IDS])
 @pytest.mark.parametrize("change", [flip_first, swap_last, repeat_last, overreach])
 def test_an_index_that_is_wrong_is_found(
-    batches: EventStore, kind: int, change: Callable[[memoryview], None]
+    batches: EventStore,
+    kind: int,
+    change: Callable[[memoryview], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     forge(batches, 0, frames_in(batches, 0), change_index={kind: change})
     report = batches.verify()
     assert {finding.kind for finding in report.findings} == {"index"}
     assert report == in_one_piece(batches)
+    monkeypatch.setattr(indexes, "_NUMBERS_AT_ONCE", 1)
+    assert report == batches.verify()
+
+
+def test_an_index_is_checked_in_pieces_of_any_size(
+    batches: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for numbers in range(1, 8):
+        monkeypatch.setattr(indexes, "_NUMBERS_AT_ONCE", numbers)
+        assert batches.verify().ok
 
 
 def test_what_a_manifest_says_otherwise_needs_a_check_in_one_piece(batches: EventStore) -> None:
