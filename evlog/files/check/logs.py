@@ -29,7 +29,13 @@ from evlog.files.check.records import RECORDS, Decoded, Runs
 from evlog.files.check.tags import TagRows
 from evlog.files.check.task import BEGINNING, LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.format.entries import ENTRY_BYTES
-from evlog.files.format.frames import FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader, decode_frame_header
+from evlog.files.format.frames import (
+    FRAME_HEADER_BYTES,
+    FRAME_MAGIC,
+    FrameHeader,
+    array_head,
+    decode_frame_header,
+)
 from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault, decode_file_header
 from evlog.files.format.marks import LOWEST_ID
 from evlog.files.log.segment import written_end
@@ -112,12 +118,17 @@ class LogCheck:
                 continue
             fault = ""
             try:
-                wanted = FRAME_HEADER_BYTES + decode_frame_header(window, 0, at, self.info.tag).length
-                fault = "a frame is cut off" if at + wanted > self._size else ""
+                header = decode_frame_header(window, 0, at, self.info.tag)
+                end = at + FRAME_HEADER_BYTES + header.length
+                fault = "a frame is cut off" if end > self._size else ""
             except FormatFault as error:
                 fault = str(error)
             if fault:
                 at, wanted = self._pass_damage(at, fault), _WINDOW_BYTES
+            elif end - at > _WINDOW_BYTES and self._maybe_accept_large(at, end, header):
+                at, wanted = end, FRAME_HEADER_BYTES  # the next one may be as large
+            else:
+                wanted = max(end - at, _WINDOW_BYTES)
         if not self._is_part:
             self._finish()
         return self
@@ -174,6 +185,25 @@ class LogCheck:
             return reached if reached != offsets[middle] else self._check(window, base, offsets[middle:])
         return offsets[-1]
 
+    def _maybe_accept_large(self, at: int, end: int, header: FrameHeader) -> bool:
+        """Check a frame piece by piece and count it in; return False if it has to be checked whole.
+
+        Memory for megabytes, touched for the first time, takes as long as the check of a third of them.
+        """
+        lengths = self._offsets.lengths(self.count, header.events)
+        found = len(lengths), len(array_head(header.events)) + sum(lengths)
+        if found != (header.events, header.length):
+            return False
+        frames = _single(header, at, end, b"")
+        try:
+            decoded = RECORDS.decode_large(at, lengths, self._log.read)
+            if not body_crcs_hold(frames, decoded.entries):
+                return False
+            self._accept(frames, decoded, strict=True)
+        except FormatFault:
+            return False
+        return True
+
     def _check_one(self, window: bytes, base: int, offset: int) -> int:
         """Check one frame and name what is wrong with it; return where to continue."""
         try:
@@ -190,8 +220,7 @@ class LogCheck:
             self._find(kinds.FRAME, offset, header.first_position, detail)
             self._account_for_damage(offset, end, header)
             return end
-        columns = [header.events], [header.durable], [header.first_position], [header.index_crc]
-        frames = Frames([offset, end], *columns, [header.body_crc], [body])
+        frames = _single(header, offset, end, body)
         try:
             self._accept(frames, RECORDS.decode([offset], frames.counts, frames.bodies), strict=False)
         except FormatFault as fault:
@@ -351,3 +380,8 @@ class LogCheck:
             self.findings.append(kinds.damage(kind, self.task.log_name, offset, position, detail))
         else:
             self._more_findings += 1
+
+
+def _single(header: FrameHeader, offset: int, end: int, body: bytes | memoryview) -> Frames:
+    columns = [header.events], [header.durable], [header.first_position], [header.index_crc]
+    return Frames([offset, end], *columns, [header.body_crc], [body])

@@ -8,7 +8,7 @@ from zlib import crc32
 from evlog.files.check import findings as kinds
 from evlog.files.check.task import SegmentTask, open_checked
 from evlog.files.disk.files import ReadFile
-from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME, column
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, FormatFault
 from evlog.model.reports import Finding
 
@@ -57,6 +57,13 @@ class OffsetsCheck:
         else:
             detail = "an entry is not what the log says"
             self._find(kinds.INDEX, offset, position, detail, believed=self._is_believed(self._file))
+
+    def lengths(self, number: int, count: int) -> list[int]:
+        """Return the lengths that entries from a number on say of their records; fewer at the file's end."""
+        if self._file is None:
+            return []
+        rows = self._file.read(count * ENTRY_BYTES, FILE_HEADER_BYTES + number * ENTRY_BYTES)
+        return column(rows[: len(rows) // ENTRY_BYTES * ENTRY_BYTES], "length")
 
     def between(self, start: int, end: int, number: int) -> bytes:
         """Return the entries from a number on of the frames between two offsets of the log."""

@@ -33,9 +33,10 @@ from evlog.model.named import NamedTuple
 from evlog.model.retention import COMPACTIONS_STREAM, METADATA_TYPE, STARTED_TYPE, as_words, from_words
 from evlog.process.threads import without_signals
 
+_OTHER_COUNT: Final = "a frame does not hold as many records as its header says"
 _MAX_NAMES: Final = 1 << 18
 _SHORT_BYTES: Final = 2048
-_BATCH_BYTES: Final = 1 << 17  # 3 % faster than a window of 1 MiB, which becomes 5 MB of objects
+_BATCH_BYTES: Final = 1 << 18  # 3 % faster than a window of 1 MiB, which becomes 5 MB of objects
 _MAX_TIME_US: Final = 253_402_300_800_000_000  # the year 10000, which Python's datetime does not have
 _JSON, _TEXT = 0, 1  # content types
 _STARTED_FIELDS: Final = ("position", "time", "removed_before", "bytes")
@@ -58,6 +59,11 @@ _decode_records: Final = msgspec.msgpack.Decoder(list[Record]).decode
 _decode_raws: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_json: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_json_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+Read = Callable[[int, int], bytes]
+Batch = tuple[list[msgspec.Raw], list[int], bytes]
+"""Neighbouring records, their lengths, and the array of them."""
 
 
 class Decoded(NamedTuple):
@@ -109,8 +115,30 @@ class RecordDecoder(local):
         Raises:
             FormatFault: they are not what an append writes.
         """
+        heads = list(map(array_head, counts))
+        return self._decode(frame_offsets, counts, heads, _batches_in(heads, counts, bodies))
+
+    def decode_large(self, frame_offset: int, lengths: Sequence[int], read: Read) -> Decoded:
+        """Do the same for one frame that is read piece by piece.
+
+        Args:
+            lengths: those of its records, for example from .offsets. Wrong ones are found: no record but the
+                last of a piece ends where the piece does.
+            read: returns bytes of the log, given their number and their offset.
+        """
+        counts, heads = [len(lengths)], [array_head(len(lengths))]
+        batches = _batches_read(frame_offset + FRAME_HEADER_BYTES, heads[0], lengths, read)
+        return self._decode([frame_offset], counts, heads, batches)
+
+    def _decode(
+        self,
+        frame_offsets: Sequence[int],
+        counts: Sequence[int],
+        heads: Sequence[bytes],
+        batches: Iterator[Batch],
+    ) -> Decoded:
         try:
-            return self._decode(frame_offsets, counts, bodies)
+            return self._decode_batches(frame_offsets, counts, heads, batches)
         except (InvalidEvent, InvalidStreamName) as error:
             raise FormatFault(f"a record makes no sense: {error}") from None
         except FormatFault:
@@ -118,33 +146,23 @@ class RecordDecoder(local):
         except (*NOT_RECORDS, RecursionError, msgspec.MsgspecError) as error:  # JSON can be nested too deeply
             raise FormatFault(f"a frame does not hold records: {error}") from None
 
-    def _decode(
-        self, frame_offsets: Sequence[int], counts: Sequence[int], bodies: Sequence[bytes | memoryview]
+    def _decode_batches(
+        self,
+        frame_offsets: Sequence[int],
+        counts: Sequence[int],
+        heads: Sequence[bytes],
+        batches: Iterator[Batch],
     ) -> Decoded:
-        heads = list(map(array_head, counts))
-        for body, head in zip(bodies, heads, strict=True):
-            if body[: len(head)] != head:
-                raise FormatFault("a frame does not hold as many records as its header says")
-        if len(bodies) == 1:
-            content = bodies[0]
-        else:
-            inner = [body[len(head) :] for body, head in zip(bodies, heads, strict=True)]
-            content = memoryview(array_head(sum(counts)) + b"".join(inner))
-        raws = _decode_raws(content)
-        lengths = list(map(len, raws))
         columns, crcs = _Columns(), _RunningCrcs(heads, counts)
-        at = len(content) - sum(lengths)
-        step = max(1, len(raws) * _BATCH_BYTES // len(content))
-        for low in range(0, len(raws), step):
-            its = raws[low : low + step]
-            end = at + sum(lengths[low : low + step])
+        lengths: list[int] = []
+        for its, its_lengths, content in batches:
             try:
-                self._add_batch(columns, b"".join((array_head(len(its)), content[at:end])))
+                self._add_batch(columns, content)
             except msgspec.ValidationError as error:
-                raise FormatFault(f"a record makes no sense: {_named(str(error), low)}") from None
+                raise FormatFault(f"a record makes no sense: {_named(str(error), len(lengths))}") from None
             columns.digests += digests_of(its)
             crcs.add(its)
-            at = end
+            lengths += its_lengths
         entries = pack_entries(
             columns.stream_hashes,
             columns.id_hashes,
@@ -183,6 +201,44 @@ class RecordDecoder(local):
         columns.id_hashes.extend(hash_ids(ids))
         columns.highest_id = max((columns.highest_id, *ids))
         columns.type_hashes.frombytes(self._type_hashes.of(types))
+
+
+def _batches_in(
+    heads: Sequence[bytes], counts: Sequence[int], bodies: Sequence[bytes | memoryview]
+) -> Iterator[Batch]:
+    """Yield the records of neighbouring frames."""
+    for body, head in zip(bodies, heads, strict=True):
+        if body[: len(head)] != head:
+            raise FormatFault(_OTHER_COUNT)
+    if len(bodies) == 1:
+        content = bodies[0]
+    else:
+        inner = [body[len(head) :] for body, head in zip(bodies, heads, strict=True)]
+        content = memoryview(array_head(sum(counts)) + b"".join(inner))
+    raws = _decode_raws(content)
+    lengths = list(map(len, raws))
+    at = len(content) - sum(lengths)
+    step = max(1, len(raws) * _BATCH_BYTES // len(content))
+    for low in range(0, len(raws), step):
+        its, its_lengths = raws[low : low + step], lengths[low : low + step]
+        end = at + sum(its_lengths)
+        yield its, its_lengths, b"".join((array_head(len(its)), content[at:end]))
+        at = end
+
+
+def _batches_read(offset: int, head: bytes, lengths: Sequence[int], read: Read) -> Iterator[Batch]:
+    """Yield the records of the frame whose body is at an offset of the log."""
+    if read(len(head), offset) != head:
+        raise FormatFault(_OTHER_COUNT)
+    offset += len(head)
+    step = max(1, len(lengths) * _BATCH_BYTES // max(1, sum(lengths)))
+    for low in range(0, len(lengths), step):
+        own = lengths[low : low + step]
+        size = sum(own)
+        content = array_head(len(own)) + read(size, offset)
+        its = _decode_raws(content)
+        yield its, list(map(len, its)), content
+        offset += size
 
 
 def _named(error: str, first: int) -> str:

@@ -18,6 +18,7 @@ from evlog.files.check.files import take_snapshot
 from evlog.files.check.segments import Pieces, SegmentCheck, check_segment
 from evlog.files.check.task import LogSummary, SegmentTask
 from evlog.files.compaction import rewrite as compact_rewrite
+from evlog.files.disk.files import ReadFile
 from evlog.files.format.frames import array_head
 from evlog.files.format.headers import (
     KIND_IDS,
@@ -49,7 +50,14 @@ def in_one_piece(store: EventStore) -> VerifyReport:
 
 
 @pytest.fixture(
-    params=["at once", "record by record", "frame by frame", "in parts", "in parts, frame by frame"]
+    params=[
+        "at once",
+        "record by record",
+        "frame by frame",
+        "frame by frame, record by record",
+        "in parts",
+        "in parts, frame by frame",
+    ]
 )
 def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How much is checked at a time."""
@@ -118,6 +126,25 @@ def test_pieces_give_the_same_as_one_piece_in_a_sound_store(
         report = store.verify()
         assert report.ok
         assert in_one_piece(store) == report
+
+
+def test_a_frame_larger_than_a_window_is_not_read_whole(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append("large", [NewEvent("T", "x" * 1000) for _ in range(400)])
+    store.append("small", [new(100)])
+    lengths: list[int] = []
+    read = ReadFile.read
+
+    def record_length(file: ReadFile, length: int, offset: int) -> bytes:
+        lengths.append(length if file.path.endswith(".log") else 0)
+        return read(file, length, offset)
+
+    monkeypatch.setattr(logs, "_WINDOW_BYTES", 50_000)
+    monkeypatch.setattr(records, "_BATCH_BYTES", 50_000)
+    monkeypatch.setattr(ReadFile, "read", record_length)
+    assert store.verify().ok
+    assert 50_000 <= max(lengths) < 100_000
 
 
 @pytest.mark.usefixtures("shape")
