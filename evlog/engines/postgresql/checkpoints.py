@@ -123,7 +123,7 @@ class PostgresqlCheckpoint:
         rows = self._execute(
             "select last_position, event_id, filter::text, "
             "(extract(epoch from updated_at) * 1000000)::bigint "
-            "from {schema}.subscription_checkpoints where subscription_id = %s",
+            "from {schema}.subscription_checkpoints where {same} and subscription_id = %s",
             (self._name,),
         )
         if not rows:
@@ -137,8 +137,9 @@ class PostgresqlCheckpoint:
     def create(self, checkpoint: Checkpoint) -> None:
         self._execute(
             "insert into {schema}.subscription_checkpoints (last_position, event_id, filter, updated_at, "
-            "subscription_id) values (%s, %s, %s, clock_timestamp(), %s) on conflict (subscription_id) do "
-            "update set last_position = excluded.last_position, event_id = excluded.event_id, "
+            "subscription_id) values (%s, %s, %s, case when {same} then clock_timestamp() end, %s) "
+            "on conflict (subscription_id) do update "
+            "set last_position = excluded.last_position, event_id = excluded.event_id, "
             "filter = excluded.filter, updated_at = excluded.updated_at",
             self._row(checkpoint),
         )
@@ -149,7 +150,7 @@ class PostgresqlCheckpoint:
         self._known = (*self._known[:1], checkpoint[:2])
         self._change(
             "update {schema}.subscription_checkpoints set last_position = %s, event_id = %s, filter = %s, "
-            "updated_at = clock_timestamp() where subscription_id = %s",
+            "updated_at = clock_timestamp() where {same} and subscription_id = %s",
             self._row(checkpoint),
         )
         if self._transaction is None:
@@ -176,7 +177,7 @@ class PostgresqlCheckpoint:
             row = connection.execute(
                 self._connections.address.sql(
                     "select last_position from {schema}.subscription_checkpoints "
-                    "where subscription_id = %s for update"
+                    "where {same} and subscription_id = %s for update"
                 ),
                 (self._name,),
             ).fetchone()
@@ -199,14 +200,15 @@ class PostgresqlCheckpoint:
 
     def delete(self) -> None:
         self._execute(
-            "delete from {schema}.subscription_checkpoints where subscription_id = %s", (self._name,)
+            "delete from {schema}.subscription_checkpoints where {same} and subscription_id = %s",
+            (self._name,),
         )
 
     def parked(self) -> list[ParkedEvent]:
         rows = self._execute(
             "select global_position, stream_id, version, event_type, id, error, attempts, "
             "(extract(epoch from parked_at) * 1000000)::bigint "
-            "from {schema}.parked_events where subscription_id = %s order by number",
+            "from {schema}.parked_events where {same} and subscription_id = %s order by number",
             (self._name,),
         )
         return [ParkedEvent(*row) for row in rows]
@@ -215,7 +217,8 @@ class PostgresqlCheckpoint:
         self._change(
             "insert into {schema}.parked_events (subscription_id, global_position, stream_id, version, "
             "event_type, id, error, attempts, parked_at) values (%s, %s, %s, %s, %s, %s, %s, %s, "
-            "clock_timestamp()) on conflict (subscription_id, global_position) do update "
+            "case when {same} then clock_timestamp() end) "
+            "on conflict (subscription_id, global_position) do update "
             "set error = excluded.error, attempts = excluded.attempts, parked_at = excluded.parked_at",
             (
                 self._name,
@@ -231,7 +234,8 @@ class PostgresqlCheckpoint:
 
     def unpark(self, position: int) -> None:
         self._change(
-            "delete from {schema}.parked_events where subscription_id = %s and global_position = %s",
+            "delete from {schema}.parked_events "
+            "where {same} and subscription_id = %s and global_position = %s",
             (self._name, position),
         )
 

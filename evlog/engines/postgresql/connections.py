@@ -25,6 +25,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote, urlencode
+from uuid import UUID
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -44,6 +45,7 @@ from evlog.errors import (
     StoreClosed,
     StoreFull,
     StoreNotFound,
+    StoreReplaced,
     StoreUnreachable,
 )
 from evlog.process.forks import register_fork_reset
@@ -66,6 +68,7 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # What a statement says that waited for a lock while the schema was dropped: XX000, an internal error.
 _DROPPED: Final = re.compile(r"(could not open relation with OID|cache lookup failed for) ")
+_OTHER_STORE: Final = " is another store of evlog"  # what the error of `{same}` has: such a text is no number
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}", re.ASCII)
 # What libpq is told unless the URL says otherwise. A server that vanishes without closing its connections is
 # noticed after ten seconds, so that there is time left to try others. TCP alone takes 15 minutes if a request
@@ -106,6 +109,7 @@ class Address:
             raise InvalidArgument(f"invalid listen {own['listen']!r} in the URL; use yes or no")
         self.listens = own.get("listen", "yes") == "yes"  # whether a connection is a session of the server
         self.may_be_pooled = "listen" not in own
+        self._same = "true"  # until the store is open
         self.prologue = b""  # what each session begins with: its database may commit without a flush
         query = urlencode(rest, quote_via=quote)  # libpq knows no + for a space
         self.conninfo = make_url("postgresql", parts.netloc, parts.path, query)
@@ -129,12 +133,22 @@ class Address:
             timeouts.pop("connect_timeout", None)
         self.conninfo = make_conninfo(self.conninfo, **timeouts)
 
+    def expect(self, store_id: str) -> None:
+        """Have each statement with `{same}` fail in any other store."""
+        self._same = (
+            "(select case when store_id = '{id}' then 1 else (store_id::text || '{other}')::int end "
+            "from {schema}.log) = 1"
+        )
+        self._same = self._same.replace("{id}", str(UUID(store_id))).replace("{other}", _OTHER_STORE)
+
     def sql(self, text: str, **parts: str) -> bytes:
         """Return a statement with `{schema}` and other parts filled in: the only place that builds one.
 
-        Parts are names and conditions of evlog's own; values are always parameters.
+        Parts are names and conditions of evlog's own; values are always parameters. `{same}` is a condition
+        that is true, or fails the statement if the schema was dropped, and another store made in its place.
+        It costs a prepared statement less than 10 µs of 120, and one that is planned each time 40 µs of 150.
         """
-        for name, part in {**parts, "schema": self.schema}.items():
+        for name, part in {**parts, "same": self._same, "schema": self.schema}.items():
             text = text.replace(f"{{{name}}}", part)
         return text.encode()
 
@@ -466,6 +480,8 @@ def translate(
         return StoreAccessDenied(where, text)
     if text.startswith("connection is bad: invalid "):  # libpq has looked at an option
         return InvalidArgument(f"invalid URL {where} ({text.partition(': ')[2]})")
+    if _OTHER_STORE in text:
+        return StoreReplaced(where)
     if state == "53100":
         return StoreFull(where, text)
     if state == "55P03":

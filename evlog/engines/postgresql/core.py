@@ -49,13 +49,15 @@ class Core:
         return PostgresqlCheckpoint(self.connections, self.store_id, name)
 
     def checkpoint_names(self) -> list[str]:
-        rows = self.connections.fetch("select subscription_id from {schema}.subscription_checkpoints")
+        rows = self.connections.fetch(
+            "select subscription_id from {schema}.subscription_checkpoints where {same}"
+        )
         return sorted(name for (name,) in rows)
 
     def removals(self) -> int:
         """Return how many events compactions have removed."""
         count: int
-        ((count,),) = self.connections.fetch("select removed from {schema}.log")
+        ((count,),) = self.connections.fetch("select removed from {schema}.log where {same}")
         return count
 
     def bytes_in(self, connection: Connection) -> int:

@@ -66,6 +66,7 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
                 lambda connection: open_schema(address, connection, create=create),
                 address.open_timeout_seconds,
             )
+            address.expect(self.store_id)
             if not address.listens:
                 connections.forget_idle()  # it was opened as a session's
         except BaseException:

@@ -63,12 +63,12 @@ class PostgresqlFeed(ServerFeed):
             "not is_standby and current_setting('synchronous_standby_names') <> '', {time} "
             "from {schema}.head, (select pg_is_in_recovery() as is_standby) s, lateral ("
             "select case when is_standby then '0/0' else pg_current_wal_insert_lsn() end as inserted, "
-            "case when is_standby then '0/0' else pg_current_wal_flush_lsn() end as flushed) w",
+            "case when is_standby then '0/0' else pg_current_wal_flush_lsn() end as flushed) w where {same}",
             time=_TIME,
         )
         self._flushed_look_statement = connections.address.sql(
             "select position, set_config('synchronous_commit', 'on', true), "
-            "pg_logical_emit_message(true, 'evlog', ''), {time} from {schema}.head",
+            "pg_logical_emit_message(true, 'evlog', ''), {time} from {schema}.head where {same}",
             time=_TIME,
         )
         self.polling = not connections.address.listens

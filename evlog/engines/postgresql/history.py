@@ -66,7 +66,8 @@ def read_frames(core: Core, after: int, to: int) -> Iterator[tuple[int, Event]]:
     """Iterate over all events between two positions, each with the position of the first of its append."""
     text = core.sql(
         "select {columns}, frame from {schema}.events "
-        "where global_position > $1 and global_position <= $2 order by global_position limit {rows}",
+        "where {same} and global_position > $1 and global_position <= $2 "
+        "order by global_position limit {rows}",
         columns=COLUMNS,
         rows=str(_PAGE_ROWS),
     )
@@ -90,7 +91,8 @@ def read_removed(core: Core, after: int, to: int) -> Iterator[RemovedRecord]:
         "case when s.version = r.version then (extract(epoch from s.last_time) * 1000000)::bigint "
         "else 0 end, r.event_type, r.tags "
         "from {schema}.removed_ids r left join {schema}.streams s using (stream_id) "
-        "where r.global_position > %s and r.global_position <= %s order by r.global_position limit {rows}",
+        "where {same} and r.global_position > %s and r.global_position <= %s "
+        "order by r.global_position limit {rows}",
         rows=str(_PAGE_ROWS),
     )
     while after < to:
@@ -130,7 +132,9 @@ def _decode_tags(raw: bytes) -> tuple[str | None, list[bytes] | None]:
 # --- the standing
 
 
-STANDING: Final = "select coalesce(mirror_of::text, ''), coalesce(moved_to, '') from {schema}.log"
+STANDING: Final = (
+    "select coalesce(mirror_of::text, ''), coalesce(moved_to, '') from {schema}.log where {same}"
+)
 
 
 def standing(core: Core) -> Standing:

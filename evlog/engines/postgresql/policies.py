@@ -22,7 +22,7 @@ class PolicyCache:
 
     def __init__(self, address: Address) -> None:
         self.question: tuple[Statement, Parameters] = (
-            Statement(address.sql("select policies from {schema}.log")),
+            Statement(address.sql("select policies from {schema}.log where {same}")),
             (),
         )
         self._statement = Statement(

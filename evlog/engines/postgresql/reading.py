@@ -96,7 +96,7 @@ class Reader:
         if statement is None:
             statement = self._statements[key] = Statement(
                 self._connections.address.sql(
-                    "select {columns} from {schema}.events where {conditions} "
+                    "select {columns} from {schema}.events where {same} and {conditions} "
                     "order by {key} {direction} limit {rows}",
                     columns=COLUMNS,
                     conditions=" and ".join((*conditions.texts, *bounds[:-1])),
@@ -111,7 +111,7 @@ class Reader:
 
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         query = (
-            "select id, global_position from {schema}.events where id = any(%(ids)s::uuid[]) "
+            "select id, global_position from {schema}.events where {same} and id = any(%(ids)s::uuid[]) "
             "union all select id, global_position from {schema}.removed_ids "
             "where id = any(%(ids)s::uuid[])"
         )
@@ -125,7 +125,7 @@ class Reader:
         """Return the last versions, by a connection that the caller has."""
         rows = connection.execute(
             self._connections.address.sql(
-                "select stream_id, version from {schema}.last_versions where stream_id = any(%s)"
+                "select stream_id, version from {schema}.last_versions where {same} and stream_id = any(%s)"
             ),
             (list(streams),),
         ).fetchall()
@@ -189,7 +189,7 @@ class Reader:
     def head_in(self, connection: Connection) -> int:
         """Return the last position, by a connection that the caller has."""
         row = connection.execute(
-            self._connections.address.sql("select position from {schema}.head")
+            self._connections.address.sql("select position from {schema}.head where {same}")
         ).fetchone()
         assert row is not None
         position: int = row[0]
