@@ -153,7 +153,11 @@ class Core:
         return self._state_of(self.client.get(LOG_KEY, is_patient=is_patient))
 
     def update(self, change: str, condition: str, values: Item) -> LogState:
-        """Change fields of the log's item if a condition holds, and return its state. Raises Refused."""
+        """Change fields of the log's item if a condition holds, and return its state. Raises Refused.
+
+        It does not hold in another store: a table may have been made again.
+        """
+        condition, values = f"({condition}) AND store_id = :s", values | {":s": {"S": self.store_id}}
         return self._state_of(self.client.update(LOG_KEY, change, condition, values, {"#o": "owner"}))
 
     def _state_of(self, item: Item | None) -> LogState:

@@ -12,6 +12,8 @@ import pytest
 import evlog
 from evlog.engines.dynamodb import compaction, items
 from evlog.engines.dynamodb.client import Address, Client
+from evlog.engines.dynamodb.engine import DynamodbEngine
+from evlog.engines.dynamodb.items import LOG_KEY
 from tests.engines.pairs import SCENES, check_compaction, check_pairs, pairs_of
 
 
@@ -96,3 +98,29 @@ def test_a_writer_that_remembers_appends_nothing_to_a_table_that_was_made_again(
     with evlog.open(url) as store:
         assert [event.json() for event in store.read_all()] == ["again"]
         assert store.verify().ok
+
+
+def test_a_writer_that_waits_takes_no_lease_in_a_table_that_was_made_again(
+    dynamodb_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is made again between its look at the lease and its request for it."""
+    url, update = dynamodb_url(), Client.update
+
+    def replace_table(*given: Any) -> Any:
+        monkeypatch.setattr(Client, "update", update)
+        remove(url)
+        evlog.open(url, create=True).close()
+        return update(*given)
+
+    with evlog.open(url, create=True) as store:
+        store.append("a", [evlog.NewEvent("T")])
+        assert isinstance(store.engine, DynamodbEngine)
+        store.engine._core._turns = 1  # others were in the way before
+        monkeypatch.setattr(Client, "update", replace_table)
+        with pytest.raises(evlog.StoreReplaced):
+            store.append("a", [evlog.NewEvent("T")])
+    client = Client(Address(url))
+    found = client.get(LOG_KEY)
+    client.close()
+    assert found is not None
+    assert not found.get("owner", {"S": ""})["S"]
