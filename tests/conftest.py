@@ -74,23 +74,32 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run tests that share a server in one worker. xdist's own groups do nothing with pytest 9.2."""
+    """Run tests that share a server in one worker, and all cases of a test: that is less to schedule.
+
+    xdist's own groups do nothing with pytest 9.2.
+    """
     if config.getvalue("dist") != "loadgroup":
         return None
     from xdist.scheduler import LoadScopeScheduling
 
     scheduler = LoadScopeScheduling(config, log)
-    scheduler._split_scope = lambda nodeid: next(filter(nodeid.startswith, _SHARE_A_SERVER), nodeid)
+    scheduler._split_scope = lambda nodeid: next(
+        filter(nodeid.startswith, _SHARE_A_SERVER), nodeid.partition("[")[0]
+    )
     return scheduler
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Have the garbage collector not look again and again at the thousands of tests, which are all kept."""
+    """Have the garbage collector never look at the thousands of tests, which are all kept.
+
+    A full collection with them takes 0.3 s; most of those that tests cause or call take 0.02 s without.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()
         gc.enable()
 
 
