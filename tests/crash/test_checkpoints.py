@@ -177,7 +177,12 @@ def check(state: State, known: Known) -> None:
         before = {place.position for place in store.parked(NAME)}
         store.reset_subscription(NAME, 0)
         store.consume(
-            NAME, lambda event: 1 // (event.position - 1), follow=False, retries=1, on_failure="park"
+            NAME,
+            lambda event: 1 // (event.position - 1),
+            follow=False,
+            retries=1,
+            retry_delay=0,
+            on_failure="park",
         )
         assert {place.position for place in store.parked(NAME)} == before | {1}
         store.delete_subscription(NAME)
