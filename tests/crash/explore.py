@@ -81,25 +81,24 @@ class Explorer:
         return Outcome(set(self.acked), self.failures)
 
 
-def power_losses(recording: Recording, most: int | None, moments: Collection[int]) -> Outcome:
-    """Crash after each operation, or after the given ones; lose what was not synced in every legal way."""
+def power_losses(
+    recording: Recording, most: int | None, moments: Collection[int], stride: int | None = None
+) -> Outcome:
+    """Crash after each operation, or after the given ones; lose what was not synced in every legal way.
+
+    Args:
+        stride: also kill the process before each operation, and within each write at every `stride`-th byte.
+    """
     explorer = Explorer()
     for moment, system, known in recording.moments():
         if moment not in moments:
             continue
+        if stride is not None:
+            for state in killed_states(system, recording.ops[moment : moment + 1], stride, moment % stride):
+                explorer.check(state, known, f"kill after operation {moment} of {recording.name}")
         dice = random.Random(f"{recording.name} {moment}")
         for state in crash_states(system, dice, most):
             explorer.check(state, known, f"power loss after operation {moment} of {recording.name}")
-    return explorer.outcome()
-
-
-def kills(recording: Recording, stride: int, moments: Collection[int]) -> Outcome:
-    """Kill the process before each operation, and within each write at every `stride`-th byte."""
-    explorer = Explorer()
-    for moment, system, known in recording.moments():
-        if moment in moments:
-            for state in killed_states(system, recording.ops[moment : moment + 1], stride, moment % stride):
-                explorer.check(state, known, f"kill after operation {moment} of {recording.name}")
     return explorer.outcome()
 
 

@@ -72,9 +72,9 @@ def random_writers(dice: random.Random, name: str) -> Recording:
 def one_round(seed: int) -> Outcome:
     dice = random.Random(seed)
     recording = random_writers(dice, f"soak {seed}")
-    jobs: list[Job] = []
-    for share in explore.shares(recording, 1):
-        jobs += [(explore.power_losses, (recording, 12, share)), (explore.kills, (recording, 29, share))]
+    jobs: list[Job] = [
+        (explore.power_losses, (recording, 12, share, 29)) for share in explore.shares(recording, 1)
+    ]
     threads = recordings.threads()
     jobs += [(explore.power_losses, (threads, 8, share)) for share in explore.shares(threads, 1)]
     moments = range(dice.randrange(120), len(recording.ops), 120)

@@ -135,7 +135,7 @@ def _state(system: FileSystem, contents: dict[int, bytes], names: dict[str, dict
 # --- one file
 
 
-@functools.lru_cache(32)  # between two operations few files change
+@functools.lru_cache(128)  # between two operations few files change; a compaction leaves 65 unsynced
 def _contents(durable: bytes, changes: tuple[Change, ...]) -> list[bytes]:
     """Return what may be in the file: first with everything, last with nothing of what was not synced."""
     full = apply_changes(durable, changes)

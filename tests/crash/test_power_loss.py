@@ -25,8 +25,8 @@ def test_whatever_a_crash_leaves_every_acknowledged_event_is_there() -> None:
         (recordings.threads(), explore.usually(2, long=3)),
         (recordings.crowded(), explore.usually(2, long=3)),
     ):
-        jobs += [(explore.power_losses, (recording, most, share)) for share in explore.shares(recording)]
-        jobs += [(explore.kills, (recording, stride, share)) for share in explore.shares(recording)]
+        shares = explore.shares(recording)
+        jobs += [(explore.power_losses, (recording, most, share, stride)) for share in shares]
     outcome = explore.run(jobs)
     explore.expect(outcome, MIN_DISTINCT_STATES)
 
