@@ -39,7 +39,7 @@ EXIT_UNSUPPORTED = 10
 EXIT_BEHIND = 11
 EXIT_UNAVAILABLE = 12
 EXIT_INTERRUPTED = 130
-EXIT_BY_SIGNAL = 128  # and the number of the signal that ended the process, as a shell says it
+BY_SIGNAL = 128  # and the number of the signal that ended the process, as a shell says it
 
 
 class EvlogError(Exception):

@@ -12,7 +12,7 @@ import os
 import sys
 
 from evlog.cli._support import console
-from evlog.errors import EXIT_BY_SIGNAL, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EvlogError
+from evlog.errors import BY_SIGNAL, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EvlogError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def main() -> NoReturn:
     if os.getpid() == 1:
         _obey_signals()
     code = run(_utf8(sys.argv[1:]))
-    if code > EXIT_BY_SIGNAL:
+    if code > BY_SIGNAL:
         from evlog.cli._support.stops import die_by
 
-        die_by(code - EXIT_BY_SIGNAL)
+        die_by(code - BY_SIGNAL)
     # The store is closed, the output is flushed, and no threads or exit handlers are left. So the process
     # ends without the interpreter's own teardown, which costs 8 ms if Typer was imported.
     os._exit(code)
@@ -69,7 +69,7 @@ def _run(arguments: list[str]) -> int:
         return EXIT_INTERRUPTED
     except console.Terminated as terminated:
         console.flush_at_once()
-        return EXIT_BY_SIGNAL + terminated.signum
+        return BY_SIGNAL + terminated.signum
     except console.OutputFailed as error:
         return _failed(error, console.verdict() or error.exit_code)
     except EvlogError as error:

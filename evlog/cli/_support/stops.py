@@ -18,7 +18,7 @@ import signal
 import time
 
 from evlog.cli._support import console
-from evlog.errors import EXIT_BY_SIGNAL
+from evlog.errors import BY_SIGNAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -200,4 +200,4 @@ def die_by(signum: int) -> NoReturn:
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
     # The first process of a container is not ended by a signal's default action.
-    os._exit(EXIT_BY_SIGNAL + signum)
+    os._exit(BY_SIGNAL + signum)
