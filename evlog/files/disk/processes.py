@@ -23,7 +23,7 @@ from queue import Empty, SimpleQueue
 from threading import Semaphore, Thread
 from typing import IO, Any, Final, Self, TypeVar
 
-from evlog.files.disk.helper import READY, keep_freed_memory, serve
+from evlog.files.disk.helper import READY, serve
 from evlog.process.forks import register_fork_reset
 from evlog.process.threads import without_signals
 
@@ -83,8 +83,6 @@ class Workers:
 
     def __init__(self, count: int, module: str = serve.__module__) -> None:
         helpers = range(min(count, MAX_PROCESSES) - 1)
-        if helpers:
-            keep_freed_memory()
         self._helpers = [helper for _ in helpers if (helper := _maybe_start(module))]
         register_fork_reset(self)
 

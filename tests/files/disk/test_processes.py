@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -338,24 +337,3 @@ def is_running(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-SECOND_USE = """
-import resource
-from evlog.files.disk.processes import Workers
-
-def use() -> int:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    b"x" * (4 << 20)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-with Workers(2):
-    print(use(), use())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator has other rules")
-def test_memory_is_kept_for_its_next_use() -> None:
-    first, second = map(int, start_python("-c", SECOND_USE).communicate()[0].split())
-    assert first > 500
-    assert second < 100
