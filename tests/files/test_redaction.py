@@ -12,7 +12,7 @@ import evlog
 from evlog import CorruptionError, EventStore, NewEvent
 from evlog.files.compaction.commit import append_started
 from evlog.files.compaction.compact import _plan as make_plan
-from evlog.files.disk.files import Disk
+from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.disk.processes import Workers
 from evlog.files.follow import snapshot_file
 from evlog.files.format import paths
@@ -207,13 +207,25 @@ def test_compressed_files_lose_it_too(secrets: EventStore) -> None:
     assert holds(secrets.path, 5, 6) == [6]
 
 
-def test_requests_of_group_commit_are_overwritten(secrets: EventStore) -> None:
+def test_requests_of_group_commit_are_overwritten_on_the_device(
+    secrets: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     queue = Path(paths.queue_path(secrets.path))
     queue.write_bytes(bytes(12288) + secret(4).data["name"].encode())
     secrets.redact(4, reason="r")
+    synced: list[bytes] = []
+    sync = Disk.sync
+
+    def note(disk: Disk, file: WriteFile) -> None:
+        sync(disk, file)
+        if file.path == str(queue):
+            synced.append(queue.read_bytes())
+
+    monkeypatch.setattr(Disk, "sync", note)
     secrets.compact()
     assert holds(secrets.path, 4) == []
-    assert len(queue.read_bytes()) > 12288
+    assert synced == [queue.read_bytes()]
+    assert len(synced[0]) > 12288
 
 
 def test_what_is_redacted_and_hidden_leaves_no_trace_of_its_content(secrets: EventStore) -> None:

@@ -159,6 +159,17 @@ def test_a_roll_syncs_only_what_a_power_loss_must_not_take(memory_path: Path) ->
     assert disk.names == [*roll, f"{next_}.log"]
 
 
+def test_a_writer_syncs_the_names_of_a_store_before_it_acknowledges_anything(memory_path: Path) -> None:
+    """The process that made the store may have died before it did."""
+    path = memory_path / "above" / "store"
+    path.parent.mkdir()
+    small_store(path).close()
+    disk = Syncing()
+    with small_store(path, disk=disk) as store:
+        store.append("s", [new()])
+    assert disk.names == ["segments", "store", "above", f"{1:020d}.0.log"]
+
+
 class Beginning(Disk):
     """Notes of which files the device is asked to write a part, and what is synced."""
 
