@@ -68,7 +68,8 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # What a statement says that waited for a lock while the schema was dropped: XX000, an internal error.
 _DROPPED: Final = re.compile(r"(could not open relation with OID|cache lookup failed for) ")
-_OTHER_STORE: Final = " is another store of evlog"  # what the error of `{same}` has: such a text is no number
+# `{same}` casts a text with this end to a number. That fails, and the error of PostgreSQL quotes the text.
+_OTHER_STORE: Final = " is another store of evlog"
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}", re.ASCII)
 # What libpq is told unless the URL says otherwise. A server that vanishes without closing its connections is
 # noticed after ten seconds, so that there is time left to try others. TCP alone takes 15 minutes if a request

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, chain, compress, repeat
 from operator import add, lt, sub
 from threading import local
@@ -96,6 +97,19 @@ class _Columns:
         self.tag_rows = TagRows(array("Q"), array("I"))
 
 
+@contextmanager
+def _raising_format_faults() -> Iterator[None]:
+    """Raise what bytes that are no records lead to as FormatFault."""
+    try:
+        yield
+    except (InvalidEvent, InvalidStreamName) as error:
+        raise FormatFault(f"a record makes no sense: {error}") from None
+    except FormatFault:
+        raise
+    except (*NOT_RECORDS, RecursionError, msgspec.MsgspecError) as error:  # JSON can be nested too deeply
+        raise FormatFault(f"a frame does not hold records: {error}") from None
+
+
 class RecordDecoder(local):
     """Decodes and checks records; remembers the hashes of names from one call to the next, in each thread."""
 
@@ -130,23 +144,8 @@ class RecordDecoder(local):
         batches = _batches_read(frame_offset + FRAME_HEADER_BYTES, heads[0], lengths, read)
         return self._decode([frame_offset], counts, heads, batches)
 
+    @_raising_format_faults()
     def _decode(
-        self,
-        frame_offsets: Sequence[int],
-        counts: Sequence[int],
-        heads: Sequence[bytes],
-        batches: Iterator[Batch],
-    ) -> Decoded:
-        try:
-            return self._decode_batches(frame_offsets, counts, heads, batches)
-        except (InvalidEvent, InvalidStreamName) as error:
-            raise FormatFault(f"a record makes no sense: {error}") from None
-        except FormatFault:
-            raise
-        except (*NOT_RECORDS, RecursionError, msgspec.MsgspecError) as error:  # JSON can be nested too deeply
-            raise FormatFault(f"a frame does not hold records: {error}") from None
-
-    def _decode_batches(
         self,
         frame_offsets: Sequence[int],
         counts: Sequence[int],
