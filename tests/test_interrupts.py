@@ -20,7 +20,7 @@ from evlog.files.disk.files import Disk, WriteFile
 from evlog.files.follow import checkpoint_file
 from evlog.files.log.log import Log
 from evlog.files.write import sync_marks, tail, writer
-from evlog.subscriptions import named
+from evlog.subscriptions import shards
 from tests.support.helpers import engine_of, new, number_id, numbers, small_store, writer_of
 from tests.support.interrupts import Interrupted
 
@@ -106,8 +106,8 @@ def test_an_interrupted_begin_of_a_run_leaves_no_lock_behind(memory_path: Path) 
     with small_store(memory_path / "store") as store:
         checkpoint = engine_of(store).checkpoint("audit")
         for count in range(1, 1000):
-            with Interrupted(count, named, checkpoint_file, engine) as interrupted:
-                named._acquire(store.engine, checkpoint)
+            with Interrupted(count, shards, checkpoint_file, engine) as interrupted:
+                shards.acquire_one(store.engine, checkpoint)
             if not interrupted.happened:
                 assert count > 5
                 return

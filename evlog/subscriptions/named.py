@@ -7,6 +7,7 @@ Delivery is at least once, in order: a checkpoint passes an event only after it 
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack, contextmanager
 
 from evlog.errors import (
     CorruptionError,
@@ -27,7 +28,7 @@ from evlog.subscriptions.shards import as_shard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from evlog.engine import CheckpointStore, Engine
     from evlog.model.events import Upcast
@@ -111,7 +112,7 @@ def begin(
         begun.append((start, checkpoint_at(engine, start, kept(filter))))
         return begun[0][1]
 
-    checkpoint, known = shards.acquire(engine, name, part, first, lambda place: _acquire(engine, place))
+    checkpoint, known = shards.acquire(engine, name, part, first)
     try:
         if known.filter is not None and kept(filter) == ANYTHING:
             filter = known.filter  # this run gives no filter, so the name's is used
@@ -274,42 +275,17 @@ def _maybe_read(engine: Engine, position: int) -> Event | None:
     return next(engine.read_all(LogSelection.at(position)), None)
 
 
-class _acquired:  # noqa: N801 - used as a function
-    """A block in which all checkpoints of a subscription are acquired, damaged or not; each with its name."""
-
-    def __init__(self, engine: Engine, name: str) -> None:
-        self._engine = engine
-        self._names = shards.members(engine, name)  # nothing is created for a mistyped name
-        self._places: list[tuple[str, CheckpointStore]] = []
-
-    def __enter__(self) -> list[tuple[str, CheckpointStore]]:
-        try:
-            for each in self._names:
-                checkpoint = self._engine.checkpoint(each)
-                _acquire(self._engine, checkpoint)
-                self._places.append((each, checkpoint))
-        except BaseException:
-            self.__exit__()
-            raise
-        return self._places
-
-    def __exit__(self, *_error: object) -> None:
-        for _, checkpoint in self._places:
-            checkpoint.release()
-
-
-def _acquire(engine: Engine, checkpoint: CheckpointStore) -> None:
-    """Begin a run or a change, unless the subscription belongs to another store now."""
-    checkpoint.acquire()
-    try:
-        standing = engine.standing
-        if any(standing):
-            from evlog.model.history import refusal
-
-            raise refusal(engine.address, standing)
-    except BaseException:  # also an interrupt: the lock must not stay taken
-        checkpoint.release()
-        raise
+@contextmanager
+def _acquired(engine: Engine, name: str) -> Iterator[list[tuple[str, CheckpointStore]]]:
+    """Acquire all checkpoints of a subscription, damaged or not; yield each with its name."""
+    places = []
+    with ExitStack() as held:
+        for each in shards.members(engine, name):  # nothing is created for a mistyped name
+            checkpoint = engine.checkpoint(each)
+            shards.acquire_one(engine, checkpoint)
+            held.callback(checkpoint.release)
+            places.append((each, checkpoint))
+        yield places
 
 
 def _load_known(checkpoint: CheckpointStore, name: str) -> Checkpoint:

@@ -123,18 +123,27 @@ def _members(engine: Engine, name: str) -> list[str]:
     return [each for _, _, each in sorted(found)]
 
 
+def acquire_one(engine: Engine, checkpoint: CheckpointStore) -> None:
+    """Begin a run or a change, unless the subscription belongs to another store now."""
+    checkpoint.acquire()
+    try:
+        standing = engine.standing
+        if any(standing):
+            from evlog.model.history import refusal
+
+            raise refusal(engine.address, standing)
+    except BaseException:  # also an interrupt: the lock must not stay taken
+        checkpoint.release()
+        raise
+
+
 def acquire(
-    engine: Engine,
-    name: str,
-    shard: Shard | None,
-    first: Callable[[], Checkpoint],
-    acquire_one: Callable[[CheckpointStore], None],
+    engine: Engine, name: str, shard: Shard | None, first: Callable[[], Checkpoint]
 ) -> tuple[CheckpointStore, Checkpoint]:
     """Return a consumer's checkpoint, acquired, and what is in it; the checkpoints of all are there then.
 
     Args:
         first: returns what the first run of the name begins with.
-        acquire_one: acquires a checkpoint; raises SubscriptionBusy.
 
     Raises:
         SubscriptionBusy: a consumer runs that must not run.
@@ -146,16 +155,16 @@ def acquire(
     )
     while True:
         if set(_members(engine, name)) != set(targets):
-            lock = _lock(engine, name, acquire_one)
+            lock = _lock(engine, name)
             try:
-                _Change(engine, name, lock, acquire_one).run(targets, first)
+                _Change(engine, name, lock).run(targets, first)
             finally:
                 lock.release()
         place = engine.checkpoint(own)
         if shard is None:
-            acquire_one(place)
+            acquire_one(engine, place)
         else:
-            _acquire_shard(engine, name, place, acquire_one)
+            _acquire_shard(engine, name, place)
         try:
             known = place.load()
             if known is not None and set(_members(engine, name)) == set(targets):
@@ -166,31 +175,26 @@ def acquire(
         place.release()  # another number of consumers came in between
 
 
-def _acquire_shard(
-    engine: Engine, name: str, place: CheckpointStore, acquire_one: Callable[[CheckpointStore], None]
-) -> None:
+def _acquire_shard(engine: Engine, name: str, place: CheckpointStore) -> None:
     """Acquire a consumer's checkpoint; wait while another one holds it to make the checkpoints of all."""
     lock = engine.checkpoint(name)
     for _ in range(_ATTEMPTS):
         try:
-            return acquire_one(place)
+            return acquire_one(engine, place)
         except SubscriptionBusy:
             if not lock.is_running():
                 break
         time.sleep(_AGAIN_SECONDS)
-    return acquire_one(place)
+    return acquire_one(engine, place)
 
 
 class _Change:
     """A change of the consumers of a subscription, by a process that holds the lock of its name."""
 
-    def __init__(
-        self, engine: Engine, name: str, lock: CheckpointStore, acquire_one: Callable[[CheckpointStore], None]
-    ) -> None:
+    def __init__(self, engine: Engine, name: str, lock: CheckpointStore) -> None:
         self._engine = engine
         self._name = name
         self._lock = lock
-        self._acquire_one = acquire_one
 
     def run(self, targets: Sequence[str], first: Callable[[], Checkpoint]) -> None:
         """Make checkpoints for these consumers at the position of all others, then delete the others."""
@@ -220,7 +224,7 @@ class _Change:
             yield self._lock
             return
         place = self._engine.checkpoint(each)
-        self._acquire_one(place)
+        acquire_one(self._engine, place)
         try:
             yield place
         finally:
@@ -254,12 +258,12 @@ def _check_level(name: str, positions: dict[str, int]) -> None:
         raise ShardsApart(name, positions)
 
 
-def _lock(engine: Engine, name: str, acquire_one: Callable[[CheckpointStore], None]) -> CheckpointStore:
+def _lock(engine: Engine, name: str) -> CheckpointStore:
     """Return the checkpoint of NAME, acquired; wait while another consumer makes checkpoints."""
     place = engine.checkpoint(name)
     for _ in range(_ATTEMPTS):
         try:
-            acquire_one(place)
+            acquire_one(engine, place)
         except SubscriptionBusy:
             if place.load() is not None:
                 raise  # it runs
