@@ -93,6 +93,7 @@ class SnapshotInfo(NamedTuple):
 
 _decode_content = msgspec.json.Decoder(Content).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
+_UNDECODABLE = (msgspec.MsgspecError, RecursionError)  # JSON can be nested too deeply
 
 
 def maybe_load(engine: Engine, name: str, stream: str | None) -> tuple[bytes | None, Content | None]:
@@ -102,7 +103,7 @@ def maybe_load(engine: Engine, name: str, stream: str | None) -> tuple[bytes | N
         return raw, None if raw is None else _decode_content(raw)
     except CorruptionError:
         return None, None
-    except (msgspec.MsgspecError, RecursionError):
+    except _UNDECODABLE:
         return raw, None
 
 
@@ -122,7 +123,7 @@ def position_of(engine: Engine, name: str, stream: str | None) -> int:
     try:
         raw = engine.snapshot(name, stream).load()
         return 0 if raw is None else _decode_head(raw).position
-    except (CorruptionError, msgspec.MsgspecError):
+    except (CorruptionError, *_UNDECODABLE):
         return 0
 
 
@@ -151,7 +152,7 @@ def describe(engine: Engine, name: str, stream: str | None) -> SnapshotInfo:
         raise SnapshotNotFound(name, stream)
     try:
         content = _decode_content(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNDECODABLE as error:
         detail = f"the snapshot {name!r}: {error}; the next fold rebuilds it"
         raise CorruptionError(engine.address, None, detail) from None
     return SnapshotInfo(
@@ -196,7 +197,7 @@ def is_outdated(kept: SnapshotStore, redactions: int) -> bool:
     try:
         raw = kept.load()
         return raw is not None and _decode_content(raw).redactions != redactions
-    except (CorruptionError, msgspec.MsgspecError, RecursionError):
+    except (CorruptionError, *_UNDECODABLE):
         return True
 
 

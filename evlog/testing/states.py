@@ -189,8 +189,12 @@ class StateTests(EngineTests):
         assert place.delete()
         assert not place.delete()
 
-    def test_a_content_that_makes_no_sense_is_rebuilt(self, filled: EventStore) -> None:
-        filled.engine.snapshot("s", None).save(b'{"position": "x"}', None)
+    @pytest.mark.parametrize(
+        "content", [b'{"position":"x"}', b'{"state":%b,"position":20}' % (b"[" * 2000 + b"]" * 2000)]
+    )
+    def test_a_content_that_makes_no_sense_is_rebuilt(self, filled: EventStore, content: bytes) -> None:
+        filled.engine.snapshot("s", None).save(content, None)
+        assert not filled.wait_for("s", 20, timeout=0)
         assert [each.damage is not None for each in filled.snapshots()] == [True]
         fold = Counted()
         assert filled.state(None, fold, snapshot="s").events == fold.calls == 20
