@@ -705,7 +705,8 @@ class EventStore:
             None, category, types, since, until, tags, correlation=correlation, metadata=metadata, grep=grep
         )
         selection = Selection(stream, filter, None if query is None else as_query(query), at)
-        state = compute(self.engine, selection, folding, snapshot, self._upcast)
+        state, keep = compute(self.engine, selection, folding, snapshot, self._upcast)
+        keep()
         return state._replace(value=folding.value(state.value))
 
     def snapshots(self) -> list[SnapshotInfo]:

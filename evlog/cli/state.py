@@ -86,10 +86,13 @@ def command(given: Given) -> None:
             from evlog.cli._support.advice import missing_stream
 
             raise missing_stream(store, given.stream, "evlog state")
-        reasons: list[EvlogError] = []
-        state, raw = _fold(store, given, selection, reasons.append)
-    for reason in reasons:
-        console.set_verdict(reason.exit_code)
+        state, raw, keep = _fold(store, given, selection)
+        unsaved = None
+        try:
+            keep()
+        except EvlogError as error:
+            unsaved = SnapshotNotSaved(given.snapshot, error)
+            console.set_verdict(unsaved.exit_code)
     form = given.output or ("pretty" if console.stdout_is_terminal() else "json")
     if form == "data":
         console.write(raw + b"\n")
@@ -97,21 +100,19 @@ def command(given: Given) -> None:
         console.write(_as_line(state, raw, with_version=given.stream is not None))
     else:
         console.write(_as_paragraph(state, raw, given.stream))
-    for reason in reasons:
-        raise SnapshotNotSaved(given.snapshot, reason)
+    if unsaved is not None:
+        raise unsaved
 
 
-def _fold(
-    store: EventStore, given: Given, selection: Selection, unsaved: Callable[[EvlogError], None]
-) -> tuple[State, bytes]:
-    """Return the state, and its value as JSON."""
+def _fold(store: EventStore, given: Given, selection: Selection) -> tuple[State, bytes, Callable[[], None]]:
+    """Return the state, its value as JSON, and what keeps it in the snapshot."""
     from evlog.state.compute import compute
 
     if given.exec is None:
         from evlog.state.fold import MERGE
 
-        state = compute(store.engine, selection, MERGE, given.snapshot, None, unsaved)
-        return state, MERGE.encode(state.value)
+        state, keep = compute(store.engine, selection, MERGE, given.snapshot, None)
+        return state, MERGE.encode(state.value), keep
     from evlog.cli._support.exec import Command, check_command
     from evlog.cli._support.stops import Stopped, Stops, end_by
 
@@ -119,14 +120,12 @@ def _fold(
     path = options.find_store(given)
     try:
         with Stops(watch_reader=False) as stops:
-            runs = Command(
-                given.exec, path if options.is_url(path) else store.path, stops, keeps_stderr=False
-            )
+            runs = Command(given.exec, options.name_elsewhere(path, store), stops, keeps_stderr=False)
             fold = _make_fold(given.exec, runs)
-            state = compute(store.engine, selection, fold, given.snapshot, None, unsaved)
+            state, keep = compute(store.engine, selection, fold, given.snapshot, None)
     except Stopped as stopped:
         end_by(stopped)
-    return state, fold.encode(state.value)
+    return state, fold.encode(state.value), keep
 
 
 def _make_fold(text: str, runs: Command) -> Fold:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
 
-from evlog.errors import EvlogError
 from evlog.model.checkpoints import check_subscription_name
 from evlog.model.events import moment_of, upcast_all
 from evlog.model.filters import EventFilter, LogSelection, StreamSelection
@@ -113,19 +112,17 @@ def _merged_by_position(reads: list[Iterator[Event]]) -> Iterator[Event]:
 
 
 def compute(
-    engine: Engine,
-    selection: Selection,
-    fold: Fold,
-    snapshot: str | None,
-    upcast: Upcast | None,
-    unsaved: Callable[[EvlogError], None] | None = None,
-) -> State:
-    """Return the state of a selection, before `Fold.value` makes the user's value of it.
+    engine: Engine, selection: Selection, fold: Fold, snapshot: str | None, upcast: Upcast | None
+) -> tuple[State, Callable[[], None]]:
+    """Return the state of a selection, before `Fold.value` makes the user's value of it; and how to keep it.
 
     Args:
-        snapshot: begin with the snapshot of this name, and keep the result in it; None: no snapshot.
+        snapshot: begin with the snapshot of this name; None: no snapshot.
         upcast: turns each event into today's shape before it is folded.
-        unsaved: called with why the snapshot cannot be saved; None: that is raised, and the state is lost.
+
+    Returns:
+        The state, and a function that keeps it in the snapshot, where that changes. It raises what the engine
+        does where the snapshot cannot be saved.
 
     Raises:
         CorruptionError: an event is damaged. What the fold or `upcast` raises.
@@ -135,7 +132,7 @@ def compute(
         head = engine.head()
         end = head if end is None else min(end, head)
     if snapshot is None:
-        return _folded(engine, selection, fold, None, end, upcast)[0]
+        return _folded(engine, selection, fold, None, end, upcast)[0], _keep_nothing
     check_subscription_name(snapshot, "snapshot")
     fold.check_named()
     # Counted before the events are read, because a compaction or a redaction may come during the read.
@@ -147,39 +144,41 @@ def compute(
     ):
         base = None
     kept = None if base is None else _maybe_decoded(fold, base)
-    if kept is None:
-        base = None
     state, first_version = _folded(engine, selection, fold, kept, end, upcast)
-    if selection.is_present and state.position > (0 if base is None else base.position):
-        last = next(engine.read_all(LogSelection.last(state.position)), None)
-        # After a redaction meanwhile the state may hold what was erased, and could not be used.
-        if last is not None and engine.versions([REDACTIONS_STREAM])[0] == redactions:
-            content = Content(
-                fold=fold.name,
-                fold_version=fold.version,
-                initial_crc=fold.initial_crc(),
-                selection=selection.as_object(),
-                position=state.position,
-                event_id=last.id_bytes.hex(),
-                event_position=last.position,
-                state=msgspec.Raw(fold.encode(state.value)),
-                events=state.events,
-                version=state.version,
-                first_version=first_version,
-                removals=removals,
-                redactions=redactions,
-                time_us=state.time_us,
-            )
-            try:
-                save(engine, snapshot, stream, content, raw)
-            except EvlogError as error:
-                if unsaved is None:
-                    raise
-                unsaved(error)
-            if engine.versions([REDACTIONS_STREAM])[0] != redactions:
-                # The redaction may have looked for snapshots before this one was there.
-                engine.snapshot(snapshot, stream).delete()
-    return state
+    if not selection.is_present or state.position <= (0 if kept is None else kept[0].position):
+        return state, _keep_nothing
+    last = next(engine.read_all(LogSelection.last(state.position)), None)
+    # After a redaction meanwhile the state may hold what was erased, and could not be used.
+    if last is None or engine.versions([REDACTIONS_STREAM])[0] != redactions:
+        return state, _keep_nothing
+    content = Content(
+        fold=fold.name,
+        fold_version=fold.version,
+        initial_crc=fold.initial_crc(),
+        selection=selection.as_object(),
+        position=state.position,
+        event_id=last.id_bytes.hex(),
+        event_position=last.position,
+        state=msgspec.Raw(fold.encode(state.value)),
+        events=state.events,
+        version=state.version,
+        first_version=first_version,
+        removals=removals,
+        redactions=redactions,
+        time_us=state.time_us,
+    )
+
+    def keep() -> None:
+        save(engine, snapshot, stream, content, raw)
+        if engine.versions([REDACTIONS_STREAM])[0] != redactions:
+            # The redaction may have looked for snapshots before this one was there.
+            engine.snapshot(snapshot, stream).delete()
+
+    return state, keep
+
+
+def _keep_nothing() -> None:
+    """Do nothing: there is no snapshot, or it is as the state is."""
 
 
 def _folded(
