@@ -6,11 +6,10 @@ What is wrong with the command line or the event is found before the store is op
 from __future__ import annotations
 
 from evlog.cli._support import console, options
+from evlog.cli._support.options import LINES_BATCH
 from evlog.cli._support.parameters import COUNT, DURATION, RAW, STORE, argument, choice, flag, option
 from evlog.errors import EXIT_CONFLICT, EvlogError, InvalidArgument
 from evlog.model.events import check_stream_name
-from evlog.model.json_lines import encode_results
-from evlog.store import open
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ prints it. --text takes each line, also an empty one, as the text of an event.
   date | evlog append --lines --text notes Noted
 """
 
-BATCH: Final = 1000
 MAX_BATCH: Final = 1_000_000
 PARAMETERS: Final = (
     argument("STREAM", "Such as order-42."),
@@ -87,7 +85,7 @@ PARAMETERS: Final = (
     flag("--data-is-text", "Lines: --data-field names a string that holds JSON."),
     flag("--text", "Lines: each one is an event's text."),
     flag("--atomic", "Lines: all in one append, or none."),
-    option("--batch", "N", f"Lines: events a write; default {BATCH}.", COUNT, least=1, most=MAX_BATCH),
+    option("--batch", "N", f"Lines: events a write; default {LINES_BATCH}.", COUNT, least=1, most=MAX_BATCH),
     flag("--ack", "Lines: print each result when it is durable."),
     choice("--format", "events|cloudevents", "Lines: their shape; default events."),
     flag("--skip-bad", "Lines: report a bad line and continue."),
@@ -98,7 +96,6 @@ _FOR_LINES: Final = (
     *("text", "atomic", "batch", "ack", "skip_bad"),
 )
 _FOR_ONE: Final = ("id", "idempotency_key", "content_type", "new_only")
-_LONGEST_WAIT_SECONDS: Final = 1e8
 
 
 class KnownEvent(EvlogError):
@@ -123,7 +120,7 @@ def command(given: Given) -> int | None:
             raise InvalidArgument("--lines takes STREAM and TYPE, not DATA", "give the lines on stdin")
         from evlog.cli.lines import append_lines
 
-        return append_lines(given, expected, find_conditions(given), open_or_create, print_results)
+        return append_lines(given, expected, find_conditions(given))
     _refuse(given, _FOR_LINES, "is for lines on stdin; add --lines")
     if given.stream is None or given.type is None:
         missing = "STREAM and TYPE are" if given.stream is None else "TYPE is"
@@ -138,7 +135,7 @@ def command(given: Given) -> int | None:
     stream = check_stream_name(given.stream)
     event = make_event(given)
     conditions = find_conditions(given)
-    with open_or_create(given) as store:
+    with options.open_or_create(given) as store:
         result = _append_one(store, stream, event, expected, conditions)
         options.report_torn_tails(store)
     if given.new_only and result.duplicate_count:
@@ -156,27 +153,8 @@ def _append_one(
     versions = None if expected is None else {stream: expected}
     result = store.append_encoded([stream], [event], expected=versions, conditions=conditions)
     console.set_done(f"the event is appended, at position {result.positions[0]}")
-    print_results(result)
+    options.print_results(result)
     return result
-
-
-def print_results(result: BatchResult, numbers: Sequence[int] = ()) -> None:
-    """Print where each event of an append is, and for lines the number of each."""
-    columns = result.streams, result.versions, result.positions, result.ids, result.duplicates
-    if not console.stdout_is_terminal():
-        lines = encode_results(*columns)
-        if numbers:
-            each = zip(lines.split(b"\n"), numbers, strict=False)
-            lines = b"".join(b'%b,"line":%d}\n' % (line[:-1], number) for line, number in each)
-        console.write_now(lines)
-        return
-    shown = [
-        f"{'known already in' if known else 'appended to'} {stream}: version {version}, position {position}\n"
-        for stream, version, position, _, known in zip(*columns, strict=True)
-    ]
-    if numbers:
-        shown = [f"line {number}: {text}" for text, number in zip(shown, numbers, strict=True)]
-    console.write_now("".join(shown).encode())
 
 
 def find_conditions(given: Given) -> Sequence[Condition]:
@@ -188,26 +166,7 @@ def find_conditions(given: Given) -> Sequence[Condition]:
     return parse_conditions(given)
 
 
-def open_or_create(given: Given) -> EventStore:
-    """Open the store to append to; create a missing one and say so, unless --no-create is given."""
-    path = options.find_store(given)
-    store = open(
-        path,
-        create=not given.no_create,
-        sync=given.sync or "always",
-        lock_timeout=_timeout(given.lock_timeout),
-    )
-    if store.created:
-        name = options.printed_name(path, store)
-        console.note(f"created the store {f'./{name}' if path == options.DEFAULT_STORE else name}")
-    return store
-
-
 def _refuse(given: Given, names: tuple[str, ...], reason: str) -> None:
     for name in names:
         if getattr(given, name) not in (None, False):
             raise InvalidArgument(f"--{name.replace('_', '-')} {reason}")
-
-
-def _timeout(seconds: float | None) -> float | None:
-    return seconds if seconds is not None and seconds < _LONGEST_WAIT_SECONDS else None

@@ -21,18 +21,16 @@ from evlog.model.links import KEY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any, Final
 
     from evlog.cli._support.parameters import Given
     from evlog.cli._support.progress import LinesProgress
-    from evlog.model.appends import BatchResult
     from evlog.model.events import EncodedEvent
     from evlog.model.json_lines import Decode
     from evlog.model.types import Condition
     from evlog.store import EventStore
 
-BATCH: Final = 1000
 BATCH_BYTES: Final = 8 * 1024 * 1024
 # One append is collected in memory before it is written.
 MAX_ATOMIC_EVENTS: Final = 1_000_000
@@ -165,13 +163,7 @@ def _text_decoder(stream: str, type: str, metadata: bytes | None) -> Decode:
     return decode
 
 
-def append_lines(
-    given: Given,
-    expected: int | str | None,
-    conditions: Sequence[Condition],
-    open_store: Callable[[Given], EventStore],
-    acknowledge: Callable[[BatchResult, Sequence[int]], None],
-) -> int:
+def append_lines(given: Given, expected: int | str | None, conditions: Sequence[Condition]) -> int:
     """Append stdin's lines and print the result; return the exit code.
 
     Raises:
@@ -183,8 +175,8 @@ def append_lines(
     decode = shape.decoder()
     versions = None if expected is None else {str(shape.stream): expected}
     fd = stdin_descriptor()
-    with open_store(given) as store:
-        appender = _Appender(store, decode, given, versions, conditions, acknowledge)
+    with options.open_or_create(given) as store:
+        appender = _Appender(store, decode, given, versions, conditions)
         try:
             return _append_all(appender, fd, with_summary=not given.ack)
         finally:
@@ -232,10 +224,8 @@ class _Appender:
         given: Given,
         versions: dict[str, int | str] | None,
         conditions: Sequence[Condition],
-        acknowledge: Callable[[BatchResult, Sequence[int]], None],
     ) -> None:
         self._store = store
-        self._acknowledge = acknowledge  # prints results, for --ack
         self._decode = decode
         self._given = given
         self._versions = versions
@@ -266,7 +256,7 @@ class _Appender:
     def run(self, chunks: Iterator[list[bytes] | None], progress: LinesProgress | None) -> None:
         """Append all lines, in frames."""
         atomic = self._given.atomic
-        batch = MAX_ATOMIC_EVENTS + 1 if atomic else self._given.batch or BATCH
+        batch = MAX_ATOMIC_EVENTS + 1 if atomic else self._given.batch or options.LINES_BATCH
         batch_bytes = MAX_ATOMIC_BYTES if atomic else BATCH_BYTES
         number = 0  # of lines before the present ones
         for lines in chunks:
@@ -416,7 +406,7 @@ class _Appender:
             if self.first_position is None:
                 self.first_position = result.first_position
         if self._given.ack:
-            self._acknowledge(result, numbers)
+            options.print_results(result, numbers)
 
 
 def _hint(line: bytes, *, is_text: bool) -> str | None:

@@ -173,9 +173,7 @@ def _run_on_parked(store: evlog.EventStore, given: Given) -> None:
 
     try:
         with Stops(watch_reader=False) as stops:
-            command = Command(
-                given.exec, path if options.is_url(path) else store.path, stops, keeps_stderr=True
-            )
+            command = Command(given.exec, options.name_elsewhere(path, store), stops, keeps_stderr=True)
             result = store.replay_parked(given.name, run, given.position or None)
     except Stopped as stopped:
         end_by(stopped)

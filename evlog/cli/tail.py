@@ -312,7 +312,7 @@ def _make_sink(
 
         command = Command(
             plan.exec,
-            path if options.is_url(path) else store.path,
+            options.name_elsewhere(path, store),
             stops,
             keeps_stderr=plan.parks,
             timeout_seconds=plan.exec_timeout_seconds,

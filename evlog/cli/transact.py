@@ -5,7 +5,6 @@ from __future__ import annotations
 from evlog.cli._support import console, options
 from evlog.cli._support.event import metadata_of_environment
 from evlog.cli._support.parameters import BOUND, STORE, argument, option
-from evlog.cli.append import print_results
 from evlog.errors import EvlogError, InvalidArgument, WrongExpectedVersion
 from evlog.model.events import check_stream_name, id_of_key
 from evlog.model.json_lines import MAX_LINE_BYTES, InvalidLine, encode_lines, own_decoder
@@ -97,9 +96,7 @@ def command(given: Given) -> None:
     result = None
     try:
         with Stops(watch_reader=False) as stops, options.open_store(given) as store:
-            runs = Command(
-                given.exec, path if options.is_url(path) else store.path, stops, keeps_stderr=False
-            )
+            runs = Command(given.exec, options.name_elsewhere(path, store), stops, keeps_stderr=False)
             result = _decide(store, given, runs, own_decoder(stream, metadata, any_stream=True))
             options.report_torn_tails(store)
     except Stopped as stopped:
@@ -110,7 +107,7 @@ def command(given: Given) -> None:
             console.note("nothing was decided")
     else:
         console.set_done("the decision is appended")
-        print_results(result)
+        options.print_results(result)
 
 
 def _decide(store: evlog.EventStore, given: Given, runs: Command, decode: Decode) -> BatchResult | None:

@@ -81,7 +81,7 @@ class Command:
 
     Args:
         command: what `sh -c` is given.
-        store_path: the store or its URL, which an `evlog` in the command finds in EVLOG_STORE.
+        store: what an `evlog` in the command finds in EVLOG_STORE; see `options.name_elsewhere`.
         stops: what may end it early.
         keeps_stderr: have the error of a failure hold the end of what the command wrote to stderr.
         timeout_seconds: how long it may take; then it is ended, and has failed.
@@ -90,7 +90,7 @@ class Command:
     def __init__(
         self,
         command: str,
-        store_path: str,
+        store: str,
         stops: Stops,
         *,
         keeps_stderr: bool,
@@ -100,7 +100,6 @@ class Command:
         self._command = command
         self._stops = stops
         self._keeps_stderr = keeps_stderr
-        store = store_path if "://" in store_path else os.path.abspath(store_path)  # a URL stays as it is
         self._environment = {**os.environb, b"EVLOG_STORE": os.fsencode(store)}
 
     def __call__(self, event: Event) -> None:

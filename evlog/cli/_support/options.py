@@ -1,4 +1,4 @@
-"""What several commands share: finding the store, opening it, and reporting what recovery did."""
+"""What several commands share: finding the store, opening it, and telling what was cut or appended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
     import evlog
     from evlog.cli._support.parameters import Given
+    from evlog.model.appends import BatchResult
 
 DEFAULT_STORE: Final = ".evlog"
+LINES_BATCH: Final = 1000  # events of a write by `append --lines`
 _MAX_URL_BYTES: Final = 4096
+_LONGEST_WAIT_SECONDS: Final = 1e8
 _EXPECTED: Final[dict[str, int | str]] = {"any": "any", "none": 0, "exists": "exists"}
 
 
@@ -86,6 +89,11 @@ def printed_name(path: str, store: evlog.EventStore) -> str:
     return store.path if is_url(path) else path
 
 
+def name_elsewhere(path: str, store: evlog.EventStore) -> str:
+    """Return the name of a store for another process: its absolute path, or its URL as it was given."""
+    return path if is_url(path) else store.path
+
+
 def _current_directory(path: str) -> str:
     try:
         return os.getcwd()
@@ -134,6 +142,27 @@ def open_store(given: Given) -> evlog.EventStore:
     from evlog.store import open
 
     return open(find_store(given))
+
+
+def open_or_create(given: Given) -> evlog.EventStore:
+    """Open the store to append to; create a missing one and say so, unless --no-create is given."""
+    from evlog.store import open
+
+    path = find_store(given)
+    store = open(
+        path,
+        create=not given.no_create,
+        sync=given.sync or "always",
+        lock_timeout=_timeout(given.lock_timeout),
+    )
+    if store.created:
+        name = printed_name(path, store)
+        console.note(f"created the store {f'./{name}' if path == DEFAULT_STORE else name}")
+    return store
+
+
+def _timeout(seconds: float | None) -> float | None:
+    return seconds if seconds is not None and seconds < _LONGEST_WAIT_SECONDS else None
 
 
 def check_streams(given: Given) -> None:
@@ -189,6 +218,27 @@ def report_torn_tails(store: evlog.EventStore) -> None:
         console.note(
             f"cut {tail.cut_bytes} bytes off the end of {tail.path}: an append that a crash left unfinished"
         )
+
+
+def print_results(result: BatchResult, numbers: Sequence[int] = ()) -> None:
+    """Print where each event of an append is, and for lines the number of each."""
+    from evlog.model.json_lines import encode_results
+
+    columns = result.streams, result.versions, result.positions, result.ids, result.duplicates
+    if not console.stdout_is_terminal():
+        lines = encode_results(*columns)
+        if numbers:
+            each = zip(lines.split(b"\n"), numbers, strict=False)
+            lines = b"".join(b'%b,"line":%d}\n' % (line[:-1], number) for line, number in each)
+        console.write_now(lines)
+        return
+    shown = [
+        f"{'known already in' if known else 'appended to'} {stream}: version {version}, position {position}\n"
+        for stream, version, position, _, known in zip(*columns, strict=True)
+    ]
+    if numbers:
+        shown = [f"line {number}: {text}" for text, number in zip(shown, numbers, strict=True)]
+    console.write_now("".join(shown).encode())
 
 
 def parse_version(text: str, option: str) -> int | str:
