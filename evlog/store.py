@@ -428,10 +428,10 @@ class EventStore:
                         raise
                     self._schemas = schemas
         except IdConflict as error:
-            from evlog.model.links import key_of
+            from evlog.model.links import KEY, text_in
 
             metadata = [event[4] for event in events if event[1] and id_text(event[1]) == error.id]
-            key = key_of(metadata[0]) if metadata else None
+            key = text_in(metadata[0], KEY) if metadata else None
             if key is None:
                 raise
             raise IdConflict(error.id, error.stream, error.position, error.reason, key) from None

@@ -52,11 +52,14 @@ def _list(given: Given) -> None:
 
 
 def _show(given: Given) -> None:
-    from evlog.model.json_text import decode_json
+    from msgspec import Raw
 
+    from evlog.model.json_text import make_decoder
+
+    decode = make_decoder(lambda number: Raw(number.encode()))  # no number changes its digits
     with options.open_store(given) as store:
         info = store.snapshot(given.name, given.stream)
-    row = _row(info) | {"state": decode_json(info.state.decode())}
+    row = _row(info) | {"state": decode(info.state.decode())}
     print_one(given, row, (*_FIELDS[:-1], "state"), cells=_CELLS)
 
 

@@ -250,9 +250,7 @@ class Event(_Tuple):
     @property
     def metadata(self) -> dict[str, Any]:
         """The metadata without the tags, parsed at each use."""
-        metadata = self._parse("metadata", self[8]) if self[8] else {}
-        if not isinstance(metadata, dict):
-            raise self._senseless("metadata", ValueError("it is not an object"))
+        metadata = self._fields()
         metadata.pop("$tags", None)
         metadata.pop("$redacted", None)
         return metadata
@@ -300,8 +298,17 @@ class Event(_Tuple):
         return self._link("traceparent")
 
     def _link(self, name: str) -> str | None:
-        value = self.metadata.get(name)
+        from evlog.model.json_text import decode_without_numbers
+
+        value = self._fields(decode_without_numbers).get(name)
         return value if isinstance(value, str) else None
+
+    def _fields(self, decode: Callable[[str], Any] | None = None) -> dict[str, Any]:
+        """Return the metadata with evlog's own fields."""
+        metadata = self._parse("metadata", self[8], decode) if self[8] else {}
+        if not isinstance(metadata, dict):
+            raise self._senseless("metadata", ValueError("it is not an object"))
+        return metadata
 
     def caused(self, type: str, data: Any = None, **options: Any) -> NewEvent:
         """Return a new event that is linked to this one: what a handler appends as its reaction.
@@ -373,12 +380,12 @@ class Event(_Tuple):
                 raise self._senseless("data", error) from None
         raise InvalidEvent("data", "is binary, not JSON; use event.data")
 
-    def _parse(self, field: str, raw: bytes) -> Any:
-        """Return the value of the JSON in a field."""
+    def _parse(self, field: str, raw: bytes, decode: Callable[[str], Any] | None = None) -> Any:
+        """Return the value of the JSON in a field, which `json.loads` decodes if nothing else does."""
         import json
 
         try:
-            return json.loads(raw)
+            return (decode or json.loads)(raw.decode())
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
             raise self._senseless(field, error) from None
         except (ValueError, RecursionError) as error:  # more digits, or depth, than Python takes

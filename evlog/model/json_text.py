@@ -78,6 +78,8 @@ def _error(reason: str, text: str, at: int) -> ValueError:
 
 
 decode_json = make_decoder()
+decode_without_numbers = make_decoder(str.encode)
+"""Decodes JSON whose numbers become bytes: they may be of any size, and none of them is taken for a text."""
 
 
 def scan_json(text: str, at: int) -> tuple[Any, int]:

@@ -13,7 +13,7 @@ Each is a text.
 from __future__ import annotations
 
 from evlog.errors import InvalidEvent, shorten
-from evlog.model.json_text import decode_json, encode_json
+from evlog.model.json_text import decode_without_numbers, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,15 +56,15 @@ def add_links(
     return metadata.strip()[:-1] + b"," + fields[1:] if named else fields
 
 
-def key_of(metadata: bytes | None) -> str | None:
-    """Return the idempotency key in an event's metadata."""
-    key = _fields_of(metadata).get(KEY)
-    return key if isinstance(key, str) else None
+def text_in(metadata: bytes | None, name: str) -> str | None:
+    """Return the text that an event's metadata has under a name; None if there is none."""
+    text = _fields_of(metadata).get(name)
+    return text if isinstance(text, str) else None
 
 
 def given_twice(id: str, metadata: bytes | None) -> InvalidEvent:
     """Return the error for the second event in one append that has an id; it names the key of the id."""
-    key = key_of(metadata)
+    key = text_in(metadata, KEY)
     if key is None:
         return InvalidEvent("id", f"{id} is in one append twice; give each event its own id")
     return InvalidEvent(
@@ -76,7 +76,7 @@ def given_twice(id: str, metadata: bytes | None) -> InvalidEvent:
 def _fields_of(metadata: dict[str, Any] | bytes | None) -> dict[str, Any]:
     if isinstance(metadata, bytes):
         try:
-            metadata = decode_json(metadata.decode())
+            metadata = decode_without_numbers(metadata.decode())
         except (ValueError, RecursionError) as error:
             raise InvalidEvent("metadata", f"is not JSON: {error}") from None
     if metadata is None:

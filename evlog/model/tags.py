@@ -15,7 +15,7 @@ from __future__ import annotations
 from evlog.errors import InvalidArgument, InvalidEvent, shorten
 from evlog.model.arguments import list_of
 from evlog.model.events import TAGS_BEGIN, maybe_name_fault, tags_of
-from evlog.model.json_text import encode_json, make_decoder
+from evlog.model.json_text import decode_without_numbers, encode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ _NAME: Final = "$tags"
 _IN_JSON: Final = frozenset(',]"\\')
 _BEFORE_TAG: Final = b"[,"
 _REDACTED_NAME: Final = "$redacted"
-_decode_names: Final = make_decoder(str)  # numbers stay text: they may be of any size
 _ADVICE: Final = "use 1 to 255 bytes of printable UTF-8, such as course:c1"
 
 
@@ -73,7 +72,7 @@ def add_tags(tags: Iterable[str], metadata: bytes | None) -> bytes | None:
 
 def refuse_names(metadata: bytes) -> None:
     """Raise InvalidEvent if encoded metadata has a name of evlog's own, also one written with escapes."""
-    names = _decode_names(metadata.decode())
+    names = decode_without_numbers(metadata.decode())
     if _NAME in names:
         raise InvalidEvent("tags", "are in the metadata, as $tags; give them as tags")
     if _REDACTED_NAME in names:

@@ -41,7 +41,7 @@ from evlog.model.events import (
     split_tags,
 )
 from evlog.model.json_lines import InvalidLine, canonical_uuid, encode_time, quote, refuse
-from evlog.model.json_text import encode_json
+from evlog.model.json_text import decode_without_numbers
 from evlog.model.links import KEY
 from evlog.model.tags import add_tags
 
@@ -92,7 +92,7 @@ def _attributes(raw: bytes) -> bytes:
         if raw.startswith(REDACTED_BEGIN):
             parts.append(b',"evlogredacted":true')
     if metadata != b"{}":
-        fields: dict[str, Any] = json.loads(metadata)
+        fields: dict[str, Any] = decode_without_numbers(metadata.decode())
         for name, attribute in _ATTRIBUTES.items():
             if isinstance(fields.get(name), str):
                 parts.append(b',"%b":%b' % (attribute.encode(), quote(fields[name])))
@@ -108,6 +108,9 @@ _OWN: Final = frozenset(
 )
 _OF_EVLOG: Final = frozenset({"source", "time", "sequence", "evlogversion", "evlogmetadata", "evlogredacted"})
 _NAMES: Final = {attribute: name for name, attribute in _ATTRIBUTES.items()}
+_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")  # JSON has line breaks between tokens alone
+_decode_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode  # no number changes its digits
+_decode_tags: Final = msgspec.json.Decoder(list[str]).decode
 
 
 def cloudevents_decoder(stream: str | None = None) -> Callable[[bytes], tuple[str, EncodedEvent]]:
@@ -119,13 +122,16 @@ def cloudevents_decoder(stream: str | None = None) -> Callable[[bytes], tuple[st
     Raises:
         InvalidLine, InvalidEvent: from the function: it is not such an event.
     """
-    parse = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
     def decode(line: bytes) -> tuple[str, EncodedEvent]:
         try:
             line.decode()
-            fields = parse(line)
-            texts = {name: json.loads(bytes(value)) for name, value in fields.items() if name != "data"}
+            fields = _decode_fields(line)
+            texts = {
+                name: decode_without_numbers(bytes(value).decode())
+                for name, value in fields.items()
+                if name != "data"
+            }
         except (ValueError, RecursionError) as error:
             refuse(line, error)
         if texts.get("specversion") != "1.0":
@@ -137,7 +143,7 @@ def cloudevents_decoder(stream: str | None = None) -> Callable[[bytes], tuple[st
         if not isinstance(subject, str):
             raise InvalidLine("has no subject to be its stream; give STREAM")
         code, data = _content(fields.get("data"), texts)
-        id, metadata = _id_and_metadata(texts)
+        id, metadata = _id_and_metadata(fields, texts)
         return check_stream_name(subject), (check_type(texts["type"]), id, code, data, metadata)
 
     return decode
@@ -146,6 +152,8 @@ def cloudevents_decoder(stream: str | None = None) -> Callable[[bytes], tuple[st
 def _content(raw: msgspec.Raw | None, texts: dict[str, Any]) -> tuple[int, bytes]:
     """Return the code of evlog's content type, and the data."""
     kind = texts.get("datacontenttype") or "application/json"
+    if not isinstance(kind, str):
+        raise InvalidLine("has a datacontenttype that is not a text")
     is_json = kind.partition(";")[0].strip().endswith(("/json", "+json"))
     if "data_base64" in texts:
         try:
@@ -164,14 +172,14 @@ def _content(raw: msgspec.Raw | None, texts: dict[str, Any]) -> tuple[int, bytes
     return JSON_CODE, data
 
 
-def _id_and_metadata(texts: dict[str, Any]) -> tuple[bytes, bytes | None]:
+def _id_and_metadata(fields: dict[str, msgspec.Raw], texts: dict[str, Any]) -> tuple[bytes, bytes | None]:
     try:
-        rest: dict[str, Any] = dict(json.loads(texts.get("evlogmetadata", "{}")))
-        tags: list[str] = json.loads(texts.get("evlogtags", "[]"))
-    except (ValueError, TypeError):
+        rest: dict[str, msgspec.Raw | str] = {**_decode_fields(texts.get("evlogmetadata", "{}"))}
+        tags = _decode_tags(texts.get("evlogtags", "[]"))
+    except (ValueError, TypeError, RecursionError):
         raise InvalidLine("has evlogmetadata or evlogtags that evlog did not write") from None
     skipped = _OWN | _OF_EVLOG if "evlogversion" in texts else _OWN
-    for name, value in texts.items():
+    for name, value in fields.items():
         if name not in skipped:
             rest.setdefault(_NAMES.get(name, name), value)
     id = canonical_uuid(texts["id"])
@@ -179,4 +187,5 @@ def _id_and_metadata(texts: dict[str, Any]) -> tuple[bytes, bytes | None]:
         key = f"{texts['source']} {texts['id']}"
         id = id_of_key(key)
         rest[KEY] = key
-    return id, add_tags(tags, without_tags(encode_json(rest).encode()) if rest else None)
+    metadata = msgspec.json.encode(rest).translate(_SPACES) if rest else None
+    return id, add_tags(tags, metadata and without_tags(metadata))

@@ -127,6 +127,17 @@ def test_snapshots_are_listed_shown_and_deleted(shop: Evlog) -> None:
     assert len(shop("snapshots").lines) == 1
 
 
+def test_a_snapshot_is_shown_with_all_digits_of_its_numbers(evlog: Evlog) -> None:
+    state = b'{"huge":1e999,"long":%b,"exact":[1.000000000000000000001]}' % (b"9" * 5000)
+    evlog("append", "s", "T", state.decode())
+    evlog("state", "s", "--snapshot", "n")
+    assert evlog("snapshots", "show", "n", "s").out.endswith(b',"state":%b}\n' % state)
+    assert evlog("snapshots", "show", "n", "s", "--fields", "state.huge").out == b'{"state.huge":1e999}\n'
+    assert state in evlog("snapshots", "show", "n", "s", "-o", "pretty").out
+    csv = evlog("snapshots", "show", "n", "s", "-o", "csv", "--fields", "state.huge,state.exact").out
+    assert csv == b"state.huge,state.exact\n1e999,[1.000000000000000000001]\n"
+
+
 def test_a_damaged_snapshot_is_said_and_rebuilt(shop: Evlog) -> None:
     shop("state", "--snapshot", "s")
     (path,) = Path(".evlog/snapshots").glob("*.log")

@@ -51,6 +51,16 @@ def test_an_event_without_links_has_none_and_one_of_another_kind_is_none() -> No
     assert as_read(NewEvent("T", metadata={"$correlationId": 7})).correlation_id is None
 
 
+def test_links_are_found_beside_numbers_that_python_cannot_hold() -> None:
+    digits = b"9" * 5000
+    event = as_read(NewEvent("T", metadata=b'{"n":%b,"e":1e999}' % digits, idempotency_key="k"))
+    assert event.metadata_bytes == b'{"n":%b,"e":1e999,"$idempotencyKey":"k"}' % digits
+    assert (event.idempotency_key, event.correlation_id) == ("k", None)
+    assert event.caused("U").metadata == {"$correlationId": str(event.id), "$causationId": str(event.id)}
+    with pytest.raises(InvalidEvent, match="Python cannot hold"):
+        event.metadata  # noqa: B018
+
+
 def test_metadata_in_bytes_stays_as_it_is_beside_links() -> None:
     new = NewEvent("T", metadata=b' {"n":1.10, "a":[1e400]} ', correlation_id="é")
     assert as_read(new).metadata_bytes == b'{"n":1.10, "a":[1e400],"$correlationId":"\xc3\xa9"}'

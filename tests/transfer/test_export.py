@@ -566,6 +566,18 @@ def test_cloudevents_come_back_as_they_were(store: EventStore, memory_path: Path
         assert (again.metadata, again.tags) == (event.metadata, event.tags)
 
 
+def test_numbers_of_the_metadata_come_back_with_all_digits(store: EventStore, memory_path: Path) -> None:
+    path = memory_path / "out.cloudevents.jsonl"
+    numbers = b'"huge":1e999,"long":%b,"exact":1.000000000000000000001' % (b"9" * 5000)
+    store.append("s-1", [NewEvent("T", metadata=b"{%b}" % numbers, correlation_id="c")])
+    run(store, path)
+    line = lines_of(path)[-1]
+    assert cloudevents_decoder()(line)[1][4] == b'{%b,"$correlationId":"c"}' % numbers
+    of_others = b'{"specversion":"1.0","id":"1","type":"T","source":"/s","subject":"s",%b}' % numbers
+    metadata = cloudevents_decoder()(of_others)[1][4]
+    assert metadata == b'{"source":"/s",%b,"$idempotencyKey":"/s 1"}' % numbers
+
+
 def test_an_event_of_another_producer_keeps_everything(store: EventStore) -> None:
     cloud = {
         "specversion": "1.0", "id": "A-1", "source": "/shop", "type": "com.paid", "subject": "order-9",
@@ -591,6 +603,9 @@ def test_an_event_of_another_producer_keeps_everything(store: EventStore) -> Non
         ({"source": None}, "has no source"),
         ({"subject": None}, "has no subject"),
         ({"data_base64": "%"}, "is not base64"),
+        ({"datacontenttype": 5}, "a datacontenttype that is not a text"),
+        ({"evlogtags": "{}"}, "that evlog did not write"),
+        ({"evlogmetadata": "[[1, 2]]"}, "that evlog did not write"),
         ({"evlogtags": "{"}, "that evlog did not write"),
         ({"evlogmetadata": "[1]"}, "that evlog did not write"),
     ],

@@ -6,6 +6,7 @@ A row is a dict from the names that JSON shows to values. A name that ends in `t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -71,7 +72,7 @@ def _drawn(
 ) -> Iterator[bytes]:
     if form == "json":
         for row in rows:
-            yield console.encode_object(_as_object(row, chosen))
+            yield _encode(_as_object(row, chosen)) + b"\n"
     elif form == "csv":
         from evlog.cli._support.output import csv_row
 
@@ -146,9 +147,18 @@ def _shown(row: Row, name: str, cells: Cells) -> str:
 def _plain_text(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, bool | int | float | dict | list):
-        return console.encode_object(value).decode().strip()
-    return str(value)
+    return str(value) if isinstance(value, str) else _encode(value).decode()
+
+
+def _encode(value: object) -> bytes:
+    """Return JSON, with every `Raw` in it as it is: there is one only if msgspec is imported."""
+    msgspec = sys.modules.get("msgspec")
+    if msgspec is not None:
+        try:
+            return bytes(msgspec.json.encode(value, enc_hook=str))
+        except UnicodeEncodeError:
+            pass  # a path can be a text that is not Unicode
+    return console.encode_object(value).rstrip(b"\n")
 
 
 _FLAGS = {"category": "--category", "types": "--type", "tags": "--tag", "grep": "--grep", "query": "--query"}
