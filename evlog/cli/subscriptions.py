@@ -82,9 +82,13 @@ def _print_all(given: Given, found: list[evlog.SubscriptionInfo]) -> int:
     return console.verdict()
 
 
+def _print(given: Given, info: evlog.SubscriptionInfo) -> None:
+    print_one(given, _row(info), _FIELDS[:-1], cells=_CELLS)
+
+
 def _show(given: Given) -> None:
     with options.open_store(given) as store:
-        print_one(given, _row(store.subscription(given.name)), _FIELDS[:-1], cells=_CELLS)
+        _print(given, store.subscription(given.name))
 
 
 def _reset(given: Given) -> None:
@@ -95,7 +99,7 @@ def _reset(given: Given) -> None:
     with options.open_store(given) as store:
         store.reset_subscription(given.name, given.to)
         console.set_done("the subscription is reset")
-        print_one(given, _row(store.subscription(given.name)), _FIELDS[:-1], cells=_CELLS)
+        _print(given, store.subscription(given.name))
 
 
 def _delete(given: Given) -> None:
@@ -121,7 +125,7 @@ def _drop(given: Given) -> None:
     with options.open_store(given) as store:
         store.drop_parked(given.name, given.position)
         console.set_done("the events are dropped")
-        print_one(given, _row(store.subscription(given.name)), _FIELDS[:-1], cells=_CELLS)
+        _print(given, store.subscription(given.name))
 
 
 def _replay(given: Given) -> None:
@@ -213,7 +217,7 @@ def _wait(given: Given) -> None:
     with options.open_store(given) as store:
         info = wait_until_passed(store, given.name, given.position, given.timeout)
     console.set_done("the subscription has passed the position")
-    print_one(given, _row(info), _FIELDS[:-1], cells=_CELLS)
+    _print(given, info)
 
 
 def _check(given: Given) -> int:

@@ -71,7 +71,7 @@ def compare(source: Engine, destination: Engine, progress: Progress | None = Non
             events += 1
             if progress is not None and not events % _PROGRESS_EVENTS:
                 progress(ours[0], position)
-        elif ours is None and theirs is not None and _is_at(source, theirs):
+        elif ours is None and theirs is not None and knows(source, theirs.position, theirs.id_bytes):
             removed_since += 1
         else:
             difference = difference or _describe(ours, theirs)
@@ -108,9 +108,9 @@ def _pairs(ours: Iterator[Event], theirs: Iterator[Event]) -> Iterator[tuple[Eve
             one, other = next(ours, None), next(theirs, None)
 
 
-def _is_at(engine: Engine, event: Event) -> bool:
-    """Return whether a store knows the id of an event, at its position."""
-    return engine.find_ids([event.id_bytes]).get(event.id_bytes) == event.position
+def knows(engine: Engine, position: int, id: bytes) -> bool:
+    """Return whether a store has, or had, the event with this id at this position."""
+    return engine.find_ids([id]).get(id) == position
 
 
 _FIELDS: Final = ("position", "version", "stream", "type", "id", "time", "content type", "data", "metadata")

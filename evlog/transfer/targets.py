@@ -19,7 +19,7 @@ from evlog.model.named import NamedTuple
 from evlog.model.redaction import maybe_decode_redaction
 from evlog.model.retention import FINISHED_TYPE, MIRRORED_TYPE, REDACTIONS_STREAM
 from evlog.state.snapshots import delete_outdated
-from evlog.transfer.compare import compare, compare_merged, event_at, is_merged
+from evlog.transfer.compare import compare, compare_merged, event_at, is_merged, knows
 from evlog.transfer.pieces import read_pieces
 
 if TYPE_CHECKING:
@@ -393,8 +393,3 @@ class MergeTarget(Target):
 def refuse_mirrors_only(engine: Engine) -> None:
     """Raise Unsupported if a store takes a mirror and nothing else, as a topic of many partitions does."""
     engine.find_ids([])
-
-
-def knows(engine: Engine, position: int, id: bytes) -> bool:
-    """Return whether a store has, or had, the event with this id at this position."""
-    return engine.find_ids([id]).get(id) == position

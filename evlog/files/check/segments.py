@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from struct import Struct
 from typing import Any, Final
@@ -27,6 +27,7 @@ from evlog.files.check.records import Runs
 from evlog.files.check.tags import NO_TAGS, build_index, count_events
 from evlog.files.check.task import LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.disk.files import ReadFile
+from evlog.files.disk.processes import Call
 from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME, ENTRY_PLACE, count_tagged
 from evlog.files.format.frames import FRAME_HEADER_BYTES, decode_frame_header
 from evlog.files.format.headers import (
@@ -331,9 +332,6 @@ def maybe_join(task: SegmentTask, parts: Sequence[LogSummary | None]) -> LogSumm
     if (first.start, first.crc_before, last.end) != (FILE_HEADER_BYTES, 0, task.size):
         return None
     return None if info.sealed and sealed_fault(info, whole) else whole
-
-
-Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class Pieces:

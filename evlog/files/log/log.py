@@ -437,14 +437,6 @@ class Log:
                 )
         return entries
 
-    def find_last(self, stream: str, stream_hash: int) -> Record | None:
-        """Return the stream's last event, None if it has none."""
-        for part in self.stream_parts(stream_hash):
-            record = _last_of(part, stream, stream_hash)
-            if record is not None:
-                return record
-        return None
-
     def find_version(self, stream: str, stream_hash: int) -> int:
         """Return the stream's last version, also if a compaction removed all events; 0 if there were none."""
         for part in self.stream_parts(stream_hash):
