@@ -14,7 +14,7 @@ from itertools import chain, compress, pairwise, repeat
 from operator import eq, lt, sub
 from typing import Final
 
-from evlog.errors import EvlogError
+from evlog.errors import EvlogError, shorten
 from evlog.files.check import findings as kinds
 from evlog.files.check.known import POSITION_BITS, Known, Segments, map_sorted
 from evlog.files.check.task import SegmentTask
@@ -131,7 +131,7 @@ def check_stream(segments: Segments, stream_hash: int) -> list[Finding]:
             detail = f"goes from version {before} to {version}"
             if not before:
                 detail = f"begins with version {version}; no compaction removed those before"
-            detail = f"stream {_shorten(stream)!r} {detail}"
+            detail = f"stream {shorten(stream, 60)} {detail}"
             finding = kinds.damage(kinds.VERSION, segment.task.log_name, offset, position, detail)
             if version <= before:
                 found.append(finding)
@@ -154,7 +154,7 @@ def _check_gaps(
         before, low = last.get(name, (0, 0))
         names.add(name)
         if version > before:
-            span = f"versions {before + 1} to {version} of stream {_shorten(name)!r}"
+            span = f"versions {before + 1} to {version} of stream {shorten(name, 60)}"
             detail = f"{span} are neither in the log nor among the removed events"
             finding = kinds.damage(kinds.GONE, paths.SEGMENTS, None, None, detail)
             gaps.append(_Gap(name, range(before + 1, version + 1), low, _NO_END, finding))
@@ -169,7 +169,7 @@ def _check_gaps(
     )
     if not found and (unexplained or not in_order):
         version, position = (unexplained or removed)[0]
-        name = " or ".join(repr(_shorten(name)) for name in sorted(names)[:3]) or "that nothing names"
+        name = " or ".join(shorten(name, 60) for name in sorted(names)[:3]) or "that nothing names"
         detail = f"removed events name version {version} of stream {name} otherwise than the log"
         found.append(kinds.damage(kinds.GONE, paths.SEGMENTS, None, position, detail))
     return found
@@ -190,10 +190,6 @@ def _take(left: Mapping[int, list[int]], gap: _Gap) -> bool:
             return False
         del positions[at]
     return True
-
-
-def _shorten(stream: str) -> str:
-    return stream if len(stream) <= 60 else stream[:59] + "…"
 
 
 # --- ids

@@ -20,20 +20,16 @@ from evlog.files.format.entries import column, column_array
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_IDS,
-    KIND_STREAMS,
-    KIND_TYPES,
     FileHeader,
     FormatFault,
     decode_file_header,
 )
-from evlog.files.format.sorted_index import PAGE_BYTES, page_crcs, sorted_shape
+from evlog.files.format.sorted_index import COLUMN, PAGE_BYTES, page_crcs, sorted_shape
+from evlog.files.log.column_index import Entries
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding
 
 _NUMBERS_AT_ONCE: Final = 4096  # as objects in the processor's cache; whole columns took a third longer
-_COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_TYPES: "type_hash", KIND_IDS: "id_hash"}
-
-Entries = bytes | bytearray | memoryview
 
 
 class Postings(NamedTuple):
@@ -67,7 +63,7 @@ def check_index(path: str, name: str, expected: FileHeader, entries: Entries) ->
     """
     try:
         postings = _read_postings(path, expected)
-        _check_postings(postings, expected.kind, column_array(entries, _COLUMN[expected.kind]))
+        _check_postings(postings, expected.kind, column_array(entries, COLUMN[expected.kind]))
         return postings
     except FileNotFoundError:
         wrong = IndexWrong(kinds.MISSING, None, "it is missing")

@@ -40,7 +40,7 @@ SORTED_SUFFIXES: Final = {KIND_STREAMS: "streams", KIND_TYPES: "types", KIND_IDS
 WITH_TAGS: Final = SORTED_SUFFIXES | {KIND_TAGS: "tags"}
 _NUMBER_BITS: Final = 30  # a log of 4 GiB has fewer events; with a hash above them the float is finite
 _NUMBER_MASK: Final = ((1 << _NUMBER_BITS) - 1).to_bytes(8, "little")
-_COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_TYPES: "type_hash"}
+COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_TYPES: "type_hash", KIND_IDS: "id_hash"}  # of .offsets
 
 
 def suffixes_of(tagged_events: int) -> dict[int, str]:
@@ -79,7 +79,7 @@ def build_sorted(header: FileHeader, entries: bytes | bytearray | memoryview) ->
     if header.kind == KIND_IDS:
         keys, postings = sort_ids(entries)
         return encode_sorted(header, keys, None, postings)
-    keys, starts, postings = group_entries(column(entries, _COLUMN[header.kind]))
+    keys, starts, postings = group_entries(column(entries, COLUMN[header.kind]))
     return encode_sorted(header, keys, starts, postings)
 
 

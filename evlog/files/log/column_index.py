@@ -16,6 +16,7 @@ from itertools import repeat
 from evlog.files.format.entries import ENTRY_BYTES, TYPE_HASH_AT, column
 from evlog.files.format.hashes import NAME_BITS
 from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES
+from evlog.files.format.sorted_index import COLUMN
 from evlog.process.forks import register_fork_reset
 
 TYPE_CHECKING = False
@@ -32,7 +33,6 @@ _SEARCHES_BEFORE_LASTS: Final = 8
 _SEARCHES_BEFORE_DICTS: Final = 24
 _KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 12, KIND_TYPES: TYPE_HASH_AT}
 _KEY_BYTES: Final = {KIND_STREAMS: 8, KIND_IDS: 4, KIND_TYPES: 4}
-_COLUMN: Final = {KIND_STREAMS: "stream_hash", KIND_IDS: "id_hash", KIND_TYPES: "type_hash"}
 _CATEGORY_SHIFT: Final = NAME_BITS.bit_length()
 CATEGORY_SHARE: Final = 4  # a category of more than one in this many events is not looked up: all are read
 _NONE: Final[tuple[int, ...]] = ()
@@ -166,7 +166,7 @@ class ColumnIndex:
 
     def _column(self, kind: int, start: int, end: int) -> list[int]:
         # A slice of a bytearray is a copy: a writer may extend the original meanwhile.
-        return column(self._entries()[start:end], _COLUMN[kind])
+        return column(self._entries()[start:end], COLUMN[kind])
 
     def _has_searched(self, times: int) -> bool:
         return self._searched > times * len(self._entries())
