@@ -33,7 +33,6 @@ KNOWN = {
     *("S", "_P", "_T"),  # type variables
     *("Apply", "Function", "Store", "Upcast", "ContentMatcher", "Item"),  # aliases, each of public types
     *("Workers", "EncodedEvent"),  # made by evlog, or for importers
-    "Transaction",  # as a context manager
 }
 
 

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from _thread import allocate_lock
+from contextlib import contextmanager
 
 from evlog.errors import InvalidArgument, StoreClosed, StoreFull, SubscriptionBusy
 from evlog.model.arguments import check_seconds
@@ -384,8 +385,9 @@ class Subscription:
         if self._store_closed:
             raise StoreClosed(self._engine.address)
 
-    def transaction(self) -> Transaction:
-        """Return a transaction of the store's database: it saves the checkpoint with what the caller writes.
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """Begin a transaction of the store's database: it saves the checkpoint with what the caller writes.
 
             for event in run:
                 with run.transaction() as connection:
@@ -403,26 +405,26 @@ class Subscription:
             Unsupported: the engine has no such transactions: the directory, for example.
             SubscriptionBusy: the run has lost its name to another one.
         """
-        if self._checkpoint is None:
+        checkpoint = self._checkpoint
+        if checkpoint is None:
             raise InvalidArgument("only a named subscription has a checkpoint; give it a name")
         self._check_process()
-        return Transaction(self, self._checkpoint)
-
-    def begin_transaction(self, checkpoint: CheckpointStore) -> Any:
-        """Begin a transaction; until it ends no other thread can use the run."""
-        self._mutex.acquire()
-        try:
+        with self._mutex:  # until the transaction ends, no other thread can use the run
             if self._closed or self._transaction is not None:
                 raise InvalidArgument("the run is closed, or in a transaction already; use one at a time")
             connection = checkpoint.begin(self._saved)
-        except BaseException:
-            self._mutex.release()
-            raise
-        self._transaction = self._handed, self._scanned
-        return connection
+            self._transaction = self._handed, self._scanned
+            error: BaseException | None = None
+            try:
+                yield connection
+            except BaseException as failure:
+                error = failure
+                raise
+            finally:
+                self._end_transaction(checkpoint, error)
 
-    def end_transaction(self, checkpoint: CheckpointStore, error: BaseException | None) -> None:
-        """End a transaction: commit it with the checkpoint, or roll it back if there is an error."""
+    def _end_transaction(self, checkpoint: CheckpointStore, error: BaseException | None) -> None:
+        """Commit a transaction with the checkpoint, or roll it back if there is an error."""
         assert self._transaction is not None
         handed, scanned = self._transaction
         has_taken_none = self._handed is handed
@@ -446,10 +448,7 @@ class Subscription:
                 self._handed, self._scanned = handed if has_taken_none else None, scanned
                 if not has_taken_none:
                     self._leave_piece()
-            try:
-                self._close_if_wanted()
-            finally:
-                self._mutex.release()
+            self._close_if_wanted()
 
     # --- ending
 
@@ -624,22 +623,6 @@ class Subscription:
         self._mutex = threading.RLock()  # a thread of the parent may have held it
         self._feed = self._engine.follow(self._filter)
         self._leave_piece()
-
-
-class Transaction:
-    """A transaction that saves a run's checkpoint at its end. Made by `Subscription.transaction`."""
-
-    __slots__ = ("_checkpoint", "_run")
-
-    def __init__(self, run: Subscription, checkpoint: CheckpointStore) -> None:
-        self._run = run
-        self._checkpoint = checkpoint
-
-    def __enter__(self) -> Any:
-        return self._run.begin_transaction(self._checkpoint)
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self._run.end_transaction(self._checkpoint, error)
 
 
 def _nothing() -> None:

@@ -212,8 +212,8 @@ def test_a_run_is_closed_behind_its_transaction(projection: Projection) -> None:
 def test_only_a_named_subscription_of_a_server_has_transactions(
     projection: Projection, tmp_path: Path
 ) -> None:
-    with projection.store.subscribe() as run, pytest.raises(evlog.InvalidArgument):
-        run.transaction()
+    with projection.store.subscribe() as run, pytest.raises(evlog.InvalidArgument), run.transaction():
+        pytest.fail("it has begun")
     with evlog.open(tmp_path / "store", create=True) as store:
         store.append("a", [NewEvent("T")])
         with pytest.raises(evlog.Unsupported):
