@@ -146,6 +146,12 @@ def unchanged(store: EventStore) -> Iterator[Callable[[], None]]:
 
 
 @pytest.fixture
+def no_writer_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have verify not wait for a missing index, though the manifest was made a moment ago."""
+    monkeypatch.setattr("evlog.files.check.files._INDEXING_SECONDS", 0.0)
+
+
+@pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The time of day, standing still until the test moves it."""
     fixed = Clock()

@@ -242,6 +242,7 @@ def test_killed_at_any_step_it_leaves_the_copy_before_or_none_and_the_next_run_i
             return
 
 
+@pytest.mark.usefixtures("no_writer_at_work")
 def test_a_compaction_meanwhile_sends_it_back(memory_path: Path, store: EventStore) -> None:
     for step in count(1):
         source = str(memory_path / f"store-{step}")
@@ -257,6 +258,7 @@ def test_a_compaction_meanwhile_sends_it_back(memory_path: Path, store: EventSto
             return
 
 
+@pytest.mark.usefixtures("no_writer_at_work")
 def test_writers_and_a_compaction_go_on_and_the_copy_is_a_prefix(memory_path: Path, out: str) -> None:
     path = str(memory_path / "store")
     small_store(path, segment_events=20).close()

@@ -370,6 +370,7 @@ def test_salvage_and_repair_follow_no_link_out_of_the_store(filled: EventStore, 
     assert sorted(path.read_text() for path in outside.iterdir()) == ["kept", "secret"]
 
 
+@pytest.mark.usefixtures("no_writer_at_work")
 @pytest.mark.parametrize("tags", [[], ["t"]])
 def test_a_segment_that_a_compaction_replaced_meanwhile_gets_no_files(
     store: EventStore, monkeypatch: pytest.MonkeyPatch, tags: list[str]

@@ -215,6 +215,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.usefixtures("no_writer_at_work")
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_without_a_sound_file_the_answer_is_the_same_and_a_writer_rebuilds_it(
     memory_path: Path, damage: str
