@@ -17,14 +17,8 @@ from functools import wraps
 from itertools import islice
 from typing import Annotated, Any, Final, ParamSpec
 
-from mcp.server import MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.mcpserver.tools import Tool
-from mcp.types import ToolAnnotations
-from pydantic import Field
-
 from evlog._version import __version__
-from evlog.errors import EvlogError, InvalidArgument
+from evlog.errors import EvlogError, ExtraNotInstalled, InvalidArgument
 from evlog.model.appends import ANY
 from evlog.model.events import Event, NewEvent
 from evlog.model.json_lines import encode_lines
@@ -33,6 +27,15 @@ from evlog.model.matching import pattern_of_text
 from evlog.model.when import parse_when
 from evlog.state.fold import Merge
 from evlog.store import EventStore
+
+try:
+    from mcp.server import MCPServer
+    from mcp.server.mcpserver.exceptions import ToolError
+    from mcp.server.mcpserver.tools import Tool
+    from mcp.types import ToolAnnotations
+    from pydantic import Field
+except ImportError as error:
+    raise ExtraNotInstalled("evlog mcp", (error.name or "mcp").partition(".")[0], "mcp", error) from error
 
 MAX_BYTES: Final = 64 * 1024
 _MOST: Final = 1000  # events or streams in one answer

@@ -11,9 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.openmetrics.exposition import generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
+from evlog.errors import ExtraNotInstalled
+
+try:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.openmetrics.exposition import generate_latest
+    from prometheus_client.registry import Collector, CollectorRegistry
+except ImportError as error:
+    raise ExtraNotInstalled("evlog metrics", "prometheus-client", "metrics", error) from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

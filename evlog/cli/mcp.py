@@ -6,7 +6,6 @@ import signal
 import sys
 
 from evlog.cli._support import console, options
-from evlog.cli._support.extras import NeedsExtra
 from evlog.cli._support.parameters import STORE, flag
 from evlog.cli._support.stdin import stdin_descriptor
 from evlog.cli._support.stops import end_at_once_by
@@ -36,8 +35,8 @@ def command(given: Given) -> None:
     stdin_descriptor()  # the SDK would fail on a stdin or stdout that is closed
     if sys.stdout is None:
         raise console.OutputFailed("it is closed")
-    with NeedsExtra("mcp", mcp="mcp", pydantic="pydantic"):
-        from evlog.adapters.mcp import make_server
+    from evlog.adapters.mcp import make_server
+
     # Ctrl-C ends it at once, as SIGTERM does: the SDK would wait for a call under way, and for stdin.
     former = signal.getsignal(signal.SIGINT)
     if former is not signal.SIG_IGN:  # as a shell has it for what runs in the background

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.extras import NeedsExtra
 from evlog.cli._support.parameters import STORE
 
 TYPE_CHECKING = False
@@ -28,8 +27,8 @@ PARAMETERS: Final = (STORE,)
 
 def command(given: Given) -> None:
     """Print the numbers."""
-    with NeedsExtra("metrics", prometheus_client="prometheus-client"):
-        from evlog.adapters.metrics import openmetrics
+    from evlog.adapters.metrics import openmetrics
+
     with options.open_store(given) as store:
         text = openmetrics(store)
     console.write(text)

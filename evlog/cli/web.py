@@ -6,7 +6,6 @@ import os
 import sys
 
 from evlog.cli._support import console, options
-from evlog.cli._support.extras import NeedsExtra
 from evlog.cli._support.parameters import COUNT, STORE, flag, option
 
 TYPE_CHECKING = False
@@ -39,8 +38,7 @@ PARAMETERS: Final = (
 
 def command(given: Given) -> None:
     """Serve until a signal comes."""
-    with NeedsExtra("web", starlette="starlette", uvicorn="uvicorn"):
-        from evlog.web.server import serve
+    from evlog.web.server import serve
 
     def announce(url: str) -> None:
         if console.stdout_is_terminal():

@@ -15,3 +15,12 @@ streams.py  the names of all streams, in order
 live.py     notifying pages that the log has grown, and long answers
 static/     the page: HTML, CSS and JavaScript as they are, without a build
 """
+
+from evlog.errors import ExtraNotInstalled
+
+try:
+    import starlette  # noqa: F401 - to find out whether it is installed
+    import uvicorn  # noqa: F401
+except ImportError as error:
+    library = (error.name or "starlette").partition(".")[0]
+    raise ExtraNotInstalled("evlog web", library, "web", error) from error

@@ -2,7 +2,7 @@
 
 parameters.py  the parameters of commands: tables of them, and the values of one call
 plain.py       reads the usual command lines without Typer (group.py: all others, and the help)
-commands.py    the list of commands (extras.py: those that need an extra)
+commands.py    the list of commands
 options.py     which store a command uses, and how it is opened
 event.py       the event that `append` is given (conditions.py: its conditions)
 foreign.py     lines of any shape as events (stdin.py: reading them)
