@@ -6,10 +6,13 @@ import ast
 import builtins
 import collections.abc
 import inspect
+import json
 import typing
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
+from unittest import mock
 from uuid import UUID
 
 import pydantic
@@ -18,6 +21,7 @@ import pytest
 import evlog
 import evlog.aio
 import evlog.engine
+from evlog.model.json_lines import encode_lines
 
 CLASSES = {
     name: found
@@ -54,6 +58,27 @@ def test_a_type_that_is_imported_late_is_the_one_that_type_checkers_see() -> Non
 def test_reports_may_be_in_models_of_pydantic() -> None:
     for kind in (evlog.StoreInfo, evlog.VerifyReport, evlog.ParkedEvent, evlog.Loss, evlog.Removal):
         assert pydantic.TypeAdapter(kind).json_schema()
+
+
+def test_events_may_be_in_models_of_pydantic(tmp_path: Path) -> None:
+    class Handled(pydantic.BaseModel):
+        event: evlog.Event
+
+    with evlog.open(tmp_path / "store", create=True) as store:
+        store.append("s", [evlog.NewEvent("T", {"n": 1}, tags=["a:b"], metadata={"m": 2}) for _ in range(2)])
+        store.append("s", [evlog.NewEvent("T", "é\n", content_type="text")])
+        store.append("s", [evlog.NewEvent("T", b"\xff", content_type="binary")])
+        store.redact(2, reason="asked")
+        events = list(store.read("s"))
+    for event, line in zip(events, b"".join(encode_lines(events)).splitlines(), strict=True):
+        handled = Handled(event=event)
+        assert handled.event is event
+        assert handled.model_dump()["event"]["id"] == event.id
+        shown = json.loads(line)
+        assert json.loads(handled.model_dump_json()) == {"event": shown | {"time": mock.ANY}}
+    assert Handled.model_json_schema(mode="serialization")["properties"]["event"]["type"] == "object"
+    with pytest.raises(pydantic.ValidationError, match="instance of Event"):
+        Handled(event=tuple(event))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", [*CLASSES, *FUNCTIONS])

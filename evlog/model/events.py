@@ -250,7 +250,7 @@ class Event(_Tuple):
     @property
     def metadata(self) -> dict[str, Any]:
         """The metadata without the tags, parsed at each use."""
-        metadata = self._fields()
+        metadata = self._all_metadata()
         metadata.pop("$tags", None)
         metadata.pop("$redacted", None)
         return metadata
@@ -300,10 +300,10 @@ class Event(_Tuple):
     def _link(self, name: str) -> str | None:
         from evlog.model.json_text import decode_without_numbers
 
-        value = self._fields(decode_without_numbers).get(name)
+        value = self._all_metadata(decode_without_numbers).get(name)
         return value if isinstance(value, str) else None
 
-    def _fields(self, decode: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    def _all_metadata(self, decode: Callable[[str], Any] | None = None) -> dict[str, Any]:
         """Return the metadata with evlog's own fields."""
         metadata = self._parse("metadata", self[8], decode) if self[8] else {}
         if not isinstance(metadata, dict):
@@ -399,6 +399,34 @@ class Event(_Tuple):
         position = self[0]
         detail = f"its {field} makes no sense ({type(error).__name__}: {str(error)[:80]})"
         return CorruptionError(f"event {position!r:.40}", None, detail, position)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> Any:
+        """Let models of pydantic hold events, and dump them with the names that `evlog read` prints."""
+        from pydantic_core import core_schema
+
+        dump = core_schema.plain_serializer_function_ser_schema(
+            cls._as_object, return_schema=core_schema.dict_schema()
+        )
+        return core_schema.is_instance_schema(cls, serialization=dump)
+
+    def _as_object(self) -> dict[str, Any]:
+        from binascii import b2a_base64
+
+        names = ("position", "stream", "version", "id", "type", "time")
+        shown = {name: getattr(self, name) for name in names}
+        if self[6] != JSON_CODE:
+            shown["content_type"] = self.content_type
+        if self[6] == BINARY_CODE:
+            shown["data_base64"] = b2a_base64(self[7], newline=False).decode()
+        else:
+            shown["data"] = None if self.redacted else self.json()
+        shown["metadata"] = self.metadata
+        if self.tags:
+            shown["tags"] = list(self.tags)
+        if self.redacted:
+            shown["redacted"] = True
+        return shown
 
     def __repr__(self) -> str:
         return (
