@@ -44,5 +44,10 @@ def command(given: Given) -> None:
     try:
         with options.open_store(given) as store:
             make_server(store, allow_append=given.allow_append).run()
+    except ExceptionGroup as group:
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):  # the SDK's tasks wrap the error of each task
+            error = error.exceptions[0]
+        raise console.ClosedPipe if isinstance(error, BrokenPipeError) else error from None
     finally:
         signal.signal(signal.SIGINT, former)

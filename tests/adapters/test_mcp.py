@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -219,6 +220,22 @@ def calls_of(tool: str) -> list[str]:
         {"method": "tools/call", "id": 2, "params": {"name": tool, "arguments": {}}},
     ]
     return [json.dumps(each | {"jsonrpc": "2.0"}) + "\n" for each in calls]
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["reader left", "full disk"])
+def test_an_answer_that_cannot_be_written_ends_the_server_in_one_line_or_none(
+    path: str, is_full: bool
+) -> None:
+    if is_full:
+        stdout = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, stdout = os.pipe()
+        os.close(reading)
+    process = start_python("-m", "evlog", "mcp", "--store", path, stdout=stdout, stderr=subprocess.PIPE)
+    os.close(stdout)
+    _, err = process.communicate(calls_of("list_types")[0], timeout=60)
+    expected = (1, "evlog: No space left on device; check it and try again\n") if is_full else (0, "")
+    assert (process.returncode, err) == expected
 
 
 def test_a_call_that_is_refused_is_not_logged(path: str) -> None:

@@ -150,6 +150,7 @@ def test_every_exit_code_of_the_contract_has_a_class() -> None:
         (OSError(5, "Input/output error", "there"), "Input/output error: there; check it and try again"),
         (RecursionError("deep"), "failed unexpectedly (RecursionError"),
         (MemoryError(), "out of memory; raise the limit"),
+        (RuntimeError("can't start new thread"), "cannot start a thread; raise the limit"),
         (
             ImportError("libx.so: no such file", name="x.lib"),
             "cannot load x.lib (libx.so: no such file); install",

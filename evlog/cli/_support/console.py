@@ -232,6 +232,8 @@ def report(error: Exception) -> None:
         message = f"{_reason(error)}{f': {error.filename}' if error.filename else ''}; check it and try again"
     elif isinstance(error, MemoryError):
         message = "out of memory; raise the limit of the process, or ask for fewer events at once"
+    elif isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        message = "cannot start a thread; raise the limit of the user's processes (ulimit -u), and try again"
     elif isinstance(error, ImportError) and not (error.name or "evlog").startswith("evlog"):
         message = f"cannot load {error.name} ({error}); install it again, or raise the limit of the memory"
     else:
