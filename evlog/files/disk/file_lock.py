@@ -387,9 +387,12 @@ def holder_of(path: str) -> str | None:
             locks = map(str.split, lines)  # 1: FLOCK ADVISORY WRITE pid major:minor:inode start end
             pids = [int(words[4]) for words in locks if words[1] == "FLOCK" and words[5] == place]
         pid = next(pid for pid in pids if pid > 0)  # 0 is a process of another container
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as name:
-            command = ascii(name.read().strip())[1:-1]
-        return f"process {pid} ({command}, user {os.stat(f'/proc/{pid}').st_uid})"
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            name, _, rest = file.read().partition("(")[2].rpartition(") ")
+        holder = f"process {pid} ({ascii(name)[1:-1]}, user {os.stat(f'/proc/{pid}').st_uid})"
+        # By Ctrl-Z, say, or by a debugger: it does not release the lock by itself.
+        is_stopped = rest[:1] in {"T", "t"}
+        return f"{holder}, which is stopped: `kill -CONT {pid}` continues it" if is_stopped else holder
     except (OSError, LookupError, ValueError, StopIteration):
         return None
 

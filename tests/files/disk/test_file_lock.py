@@ -18,7 +18,7 @@ import filelock
 import pytest
 
 from evlog.errors import LockLost, LockTimeout, StoreAccessDenied, StoreNotFound, SystemCallFailed
-from evlog.files.disk.file_lock import FileLock, SharedLock
+from evlog.files.disk.file_lock import FileLock, SharedLock, holder_of
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.testing.base import in_threads
 from tests.support.contention import wait_until
@@ -374,6 +374,15 @@ def test_long_wait_names_the_holder_once(
         assert f"process {holder.pid} (" in record.getMessage()
     waiting.release()
     wait_until(lambda: waiting._reporter is None)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="the system does not tell which process it is")
+def test_a_holder_that_is_stopped_is_said_to_be(path: str, holder: subprocess.Popen[str]) -> None:
+    assert str(holder_of(path)).startswith(f"process {holder.pid} (python")
+    assert str(holder_of(path)).endswith(f", user {os.getuid()})")
+    holder.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, holder.pid, os.WSTOPPED | os.WNOWAIT)
+    assert str(holder_of(path)).endswith(f"), which is stopped: `kill -CONT {holder.pid}` continues it")
 
 
 def test_only_users_that_may_write_can_open_the_writers_lock(tmp_path: Path) -> None:
