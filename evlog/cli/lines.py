@@ -409,12 +409,24 @@ class _Appender:
             options.print_results(result, numbers)
 
 
+# What makes text of files that begin in these ways: iconv would take any of them for a text in latin1.
+_CONVERTERS: Final = {
+    b"\x1f\x8b": "gzip -dc",
+    b"\x28\xb5\x2f\xfd": "zstd -dc",
+    b"\xfd7zXZ": "xz -dc",
+    b"BZh": "bzip2 -dc",
+    b"\xff\xfe": "iconv -f utf-16 -t utf-8",
+    b"\xfe\xff": "iconv -f utf-16 -t utf-8",
+}
+
+
 def _hint(line: bytes, *, is_text: bool) -> str | None:
     """Return advice about a line that is not an event because all of the input has another shape."""
     try:
         line.decode()
     except UnicodeDecodeError:
-        return "convert the input, for example with `iconv -f latin1 -t utf-8`"
+        found = (command for begin, command in _CONVERTERS.items() if line.startswith(begin))
+        return f"convert the input, for example with `{next(found, 'iconv -f latin1 -t utf-8')}`"
     if is_text:
         return None
     begin = line.strip()

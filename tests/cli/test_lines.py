@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 import evlog as library
 from evlog.cli import lines as module
@@ -373,6 +377,24 @@ def test_lines_of_text_become_events_of_text(evlog: Evlog) -> None:
     events = evlog("read", "log").lines
     assert [event["data"] for event in events] == ["a b", "", "[1]", "\tü", "end"]
     assert {(event["content_type"], event["metadata"]["from"]) for event in events} == {("text", "x")}
+
+
+@pytest.mark.parametrize(
+    ("stdin", "command"),
+    [
+        (gzip.compress(b"{}"), "`gzip -dc`"),
+        (zstandard.compress(b"{}"), "`zstd -dc`"),
+        (lzma.compress(b"{}"), "`xz -dc`"),
+        (bz2.compress(b"{}"), "`bzip2 -dc`"),
+        ("{}".encode("utf-16"), "`iconv -f utf-16 -t utf-8`"),
+        ("{é}".encode("latin1"), "`iconv -f latin1 -t utf-8`"),
+    ],
+)
+def test_input_that_has_to_be_converted_is_recognized(evlog: Evlog, stdin: bytes, command: str) -> None:
+    for shape in ([], ["--text", "log", "Line"]):
+        result = evlog("append", "--lines", *shape, stdin=stdin)
+        assert result.code == 2
+        assert f"convert the input, for example with {command}\n" in result.err
 
 
 def test_text_that_is_not_utf_8_is_a_bad_line(evlog: Evlog) -> None:
