@@ -142,7 +142,7 @@ class RedactionTests(EngineTests):
         assert failed.value.position == 10
         secrets.redact(10, reason="r")
         assert list(secrets.read_all(tags=[MAIL])) == []
-        secrets.append("c", [new(1)], conditions=tagged)
+        secrets.append("c", [new(1)], conditions=[tagged, IfNone(Query(tags=[MAIL]), after=9)])
         with pytest.raises(ConditionFailed):
             secrets.append("c", [new(2)], conditions=IfNone(Query(types=["T"])))  # types stay
 

@@ -8,8 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from evlog.testing import Conformance, NewStore, OpenStore
+from evlog.testing import (
+    ConditionTests,
+    Conformance,
+    DecideTests,
+    NewStore,
+    OpenStore,
+    RedactionTests,
+    RetentionTests,
+    TagTests,
+)
 from tests.support.helpers import small_store
+
+
+def stores_in(folder: Path, segment_events: int) -> NewStore:
+    numbers = itertools.count()
+
+    def name_store() -> OpenStore:
+        return partial(small_store, folder / f"store-{next(numbers)}", segment_events=segment_events)
+
+    return name_store
 
 
 class TestDirectory(Conformance):
@@ -17,9 +35,12 @@ class TestDirectory(Conformance):
 
     @pytest.fixture
     def new_store(self, memory_path: Path) -> NewStore:
-        numbers = itertools.count()
+        return stores_in(memory_path, 3)
 
-        def name_store() -> OpenStore:
-            return partial(small_store, memory_path / f"store-{next(numbers)}", segment_events=3)
 
-        return name_store
+class TestOneSegment(RedactionTests, TagTests, ConditionTests, DecideTests, RetentionTests):
+    """A small store has only its active segment, whose tags, versions and policies have look-ups of their own."""
+
+    @pytest.fixture
+    def new_store(self, memory_path: Path) -> NewStore:
+        return stores_in(memory_path, 10_000)

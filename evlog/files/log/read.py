@@ -182,7 +182,9 @@ def find_first(log: Log, items: Sequence[Item], after: int) -> int | None:
         wanted = frozenset(types) if types else None
         selection = Selection(after + 1, last, types=wanted, tags=tags, newest_singly=True)
         if is_recent:
-            batches = active.segment.records(numbers)
+            batches: Iterator[Sequence[Record]] = active.segment.records(numbers)
+            if (redacted := log.policies().redacted) is not None:
+                batches = map(redacted.records, batches)  # their tags are erased
             found: Iterable[Record] = filter(selection.matcher(), chain.from_iterable(batches))
         else:
             found = read_log(log, selection, reverse=False, limit=1)
