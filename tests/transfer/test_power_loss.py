@@ -21,6 +21,8 @@ from tests.crash.disk import RecordingDisk, World
 from tests.crash.recordings import scratch
 from tests.crash.states import State, crash_states, kept_state
 
+pytestmark = pytest.mark.usefixtures("no_writer_at_work")
+
 STATES_A_CALL = 3
 EVERY = 3  # of the calls that are looked at
 
