@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from evlog.errors import (
     CorruptionError,
@@ -80,28 +81,28 @@ def begin(
     filter: EventFilter,
     after: int | None,
     *,
-    to: int | None = None,
+    to: int | None,
     follow: bool,
     idle_seconds: float | None,
     timeout_seconds: float | None,
-    shard: tuple[int, int] | None = None,
-    upcast: Upcast | None = None,
+    shard: tuple[int, int] | None,
+    upcast: Upcast | None,
 ) -> Subscription:
     """Begin a run. Arguments and errors are those of `EventStore.subscribe`."""
+    run = partial(
+        Subscription,
+        engine,
+        to=to,
+        follow=follow,
+        idle_seconds=idle_seconds,
+        timeout_seconds=timeout_seconds,
+        upcast=upcast,
+    )
     if name is None:
         if shard is not None:
             raise InvalidArgument("only a named subscription is shared by shards; give it a name")
         start, filter = _start(engine, after, filter)
-        return Subscription(
-            engine,
-            filter,
-            start,
-            to=to,
-            follow=follow,
-            idle_seconds=idle_seconds,
-            timeout_seconds=timeout_seconds,
-            upcast=upcast,
-        )
+        return run(filter, start)
     part = as_shard(shard)
 
     # For the first run of the name: where it begins, and its checkpoint, which is at the last event before.
@@ -122,19 +123,8 @@ def begin(
         if known.filter is None:
             checkpoint.save(known._replace(filter=kept(filter)))
             checkpoint.sync()
-        return Subscription(
-            engine,
-            kept(filter),
-            start,
-            to=to,
-            follow=follow,
-            idle_seconds=idle_seconds,
-            timeout_seconds=timeout_seconds,
-            checkpoint=checkpoint,
-            name=shards.name_of(name, part),
-            takes=None if part is None else part.takes,
-            upcast=upcast,
-        )
+        own_name, takes = shards.name_of(name, part), None if part is None else part.takes
+        return run(kept(filter), start, checkpoint=checkpoint, name=own_name, takes=takes)
     except BaseException:
         checkpoint.release()
         raise

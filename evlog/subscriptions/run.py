@@ -60,14 +60,14 @@ class Subscription:
         filter: EventFilter,
         after: int,
         *,
-        to: int | None = None,
+        to: int | None,
         follow: bool,
-        idle_seconds: float | None = None,
-        timeout_seconds: float | None = None,
+        idle_seconds: float | None,
+        timeout_seconds: float | None,
+        upcast: Upcast | None,
         checkpoint: CheckpointStore | None = None,
         name: str | None = None,
         takes: Callable[[Event], bool] | None = None,
-        upcast: Upcast | None = None,
     ) -> None:
         self.name = name  # of a named subscription; with its shard
         self._takes = takes  # which events of the filter are the run's; None: all
