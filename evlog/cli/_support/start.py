@@ -6,11 +6,13 @@ store holds. One subscription then delivers everything from there on.
 
 from __future__ import annotations
 
+from evlog.model.events import microseconds_of
+from evlog.model.filters import LogSelection, StreamSelection
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
-    from typing import Any
 
     import evlog
     from evlog.model.events import Event
@@ -34,27 +36,20 @@ def start_position(
         to: where the run ends; the last events are the last ones up to this position.
         since: events before this time are left out.
     """
+    engine, stream, begin = store.engine, filter.stream, after or 0
+    chosen = filter.replace(stream=None, since_us=None if since is None else microseconds_of(since))
 
     def read(limit: int, *, reverse: bool) -> Iterator[Event]:
-        chosen: dict[str, Any] = {
-            "types": filter.types,
-            "tags": filter.tags,
-            "metadata": dict(filter.metadata) or None,
-            "grep": filter.grep or None,
-            "since": since,
-            "limit": limit,
-            "reverse": reverse,
-        }
-        if filter.stream is None:
-            return store.read_all(after or 0, to if reverse else None, category=filter.category, **chosen)
-        return store.read(filter.stream, (after or 0) + 1, **chosen)
+        if stream is None:
+            return engine.read_all(LogSelection(begin, to if reverse else None, chosen, limit, reverse))
+        return engine.read_stream(StreamSelection(stream, begin + 1, None, chosen, limit, reverse))
 
     head = store.head  # read first: what comes later is delivered anyway
     if to is not None:
         head = min(head, to)
     if last is not None:
         return min((event.position - 1 for event in read(last, reverse=True)), default=head)
-    if after is None and since is None and filter.stream is None:
+    if after is None and since is None and stream is None:
         return 0  # a stream can begin later: retention hides its first events
     first = next(read(1, reverse=False), None)
     return head if first is None else first.position - 1
