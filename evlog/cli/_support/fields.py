@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 from evlog.errors import InvalidArgument
@@ -77,28 +78,27 @@ def _redacted(columns: Columns) -> Column:
     ]
 
 
-# Each field as a text and as JSON. Without a second function, the text is JSON, too.
-_WHOLE: Final[dict[str, tuple[Callable[[Columns], Column], Callable[[Columns], Column] | None]]] = {
+# A field as a text and as JSON. Without a second function, the text is JSON, too.
+_Whole = tuple[Callable[[Columns], Column], Callable[[Columns], Column] | None]
+
+
+def _of_names(pick: Callable[[Columns], Sequence[str]]) -> _Whole:
+    return lambda columns: _names(pick(columns), str.encode), lambda columns: _names(pick(columns), quote)
+
+
+def _of_plain_texts(make: Callable[[Columns], Column]) -> _Whole:
+    return make, lambda columns: map(_quoted, make(columns))
+
+
+_WHOLE: Final[dict[str, _Whole]] = {
     "position": (lambda columns: map(_number, columns[_POSITION]), None),
-    "stream": (
-        lambda columns: _names(columns[_STREAM], str.encode),
-        lambda columns: _names(columns[_STREAM], quote),
-    ),
-    "category": (
-        lambda columns: _names(_categories(columns), str.encode),
-        lambda columns: _names(_categories(columns), quote),
-    ),
+    "stream": _of_names(itemgetter(_STREAM)),
+    "category": _of_names(_categories),
     "version": (lambda columns: map(_number, columns[_VERSION]), None),
-    "id": (lambda columns: encode_ids(columns[_ID]), lambda columns: map(_quoted, encode_ids(columns[_ID]))),
-    "type": (
-        lambda columns: _names(columns[_TYPE], str.encode),
-        lambda columns: _names(columns[_TYPE], quote),
-    ),
-    "time": (lambda columns: _times(columns[_TIME]), lambda columns: map(_quoted, _times(columns[_TIME]))),
-    "content_type": (
-        lambda columns: map(_KINDS.__getitem__, columns[_CODE]),
-        lambda columns: map(_quoted, map(_KINDS.__getitem__, columns[_CODE])),
-    ),
+    "id": _of_plain_texts(lambda columns: encode_ids(columns[_ID])),
+    "type": _of_names(itemgetter(_TYPE)),
+    "time": _of_plain_texts(lambda columns: _times(columns[_TIME])),
+    "content_type": _of_plain_texts(lambda columns: map(_KINDS.__getitem__, columns[_CODE])),
     "data": (
         lambda columns: [value if value[:1] == b"{" else as_text(value) for value in _contents(columns)],
         _contents,

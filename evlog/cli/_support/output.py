@@ -13,25 +13,13 @@ from typing import Any, Final, Protocol
 
 from evlog.cli._support import console
 from evlog.cli._support.clock import readable_time
-from evlog.cli._support.fields import Fields
+from evlog.cli._support.fields import EVENT_FIELDS, Fields
 from evlog.errors import EvlogError
 from evlog.model.events import BINARY_CODE, JSON_CODE, Event
 from evlog.model.json_lines import CHUNK_BYTES, encode_lines
 
 EVENT_COLUMNS: Final = ("position", "stream", "version", "type", "time", "data")
-_CSV_FIELDS: Final = (
-    "position",
-    "stream",
-    "version",
-    "id",
-    "type",
-    "time",
-    "content_type",
-    "data",
-    "metadata",
-    "tags",
-    "redacted",
-)
+_CSV_FIELDS: Final = tuple(name for name in EVENT_FIELDS if name != "category")
 # These texts never need quotes in csv.
 _PLAIN_IN_CSV: Final = frozenset({"position", "version", "id", "time", "content_type", "redacted"})
 _BATCH_EVENTS: Final = 1000
