@@ -17,6 +17,7 @@ from evlog.cli._support.options import fields_of
 from evlog.cli._support.pager import Paged
 from evlog.cli._support.parameters import Given
 from evlog.model.json_lines import encode_time
+from evlog.model.json_text import decode_json
 
 Row = dict[str, Any]
 _LEAST_WIDTH = 20  # of a sentence in a narrow terminal
@@ -145,9 +146,11 @@ def _shown(row: Row, name: str, cells: Cells) -> str:
 
 
 def _plain_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return str(value) if isinstance(value, str) else _encode(value).decode()
+    """Return a text, also one that JSON makes of a value (an id), as it is, and any other value as JSON."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    text = _encode(value).decode()
+    return str(decode_json(text)) if text.startswith('"') else text
 
 
 def _encode(value: object) -> bytes:
