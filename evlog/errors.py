@@ -427,15 +427,22 @@ class SchemaNotFound(EvlogError):
 
 
 class SubscriptionBusy(EvlogError):
-    """The subscription of this name is running, here or in another process."""
+    """The subscription of this name is running, here or in another process.
+
+    Attributes:
+        holder: a text that names the process; None: unknown, as on a server.
+    """
 
     exit_code = EXIT_BUSY
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, holder: str | None = None) -> None:
+        where = "" if holder is None else f" in {holder}"
         super().__init__(
-            f"subscription {shorten(name)} is already running", "stop that run first, or use another name"
+            f"subscription {shorten(name)} is already running{where}",
+            "stop that run first, or use another name",
         )
         self.name = name
+        self.holder = holder
 
 
 class ShardsApart(EvlogError):
@@ -580,14 +587,19 @@ class SubscriptionAhead(EvlogError):
 
 
 class CompactionRunning(EvlogError):
-    """Another process compacts the store, or holds off compactions to finish a verification."""
+    """Another process compacts the store, or holds off compactions to finish a verification.
+
+    Attributes:
+        holder: a text that names the process; None: unknown.
+    """
 
     exit_code = EXIT_BUSY
 
-    def __init__(self, path: str) -> None:
-        problem = f"{path} is being compacted or verified by another process"
+    def __init__(self, path: str, holder: str | None = None) -> None:
+        problem = f"{path} is being compacted or verified by {holder or 'another process'}"
         super().__init__(problem, "wait until that has finished")
         self.path = path
+        self.holder = holder
 
 
 class ClockError(EvlogError):

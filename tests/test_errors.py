@@ -59,11 +59,11 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (errors.SubscriptionNotFound("n"), 5, {"name": "n"}),
     (errors.SchemaNotFound("T"), 5, {"type": "T", "version": None}),
     (errors.SchemaNotFound("T", 3), 5, {"type": "T", "version": 3}),
-    (errors.SubscriptionBusy("n"), 6, {"name": "n"}),
+    (errors.SubscriptionBusy("n"), 6, {"name": "n", "holder": None}),
     (errors.ShardsApart("n", {"n#1/2": 3}), 3, {"name": "n", "positions": {"n#1/2": 3}}),
     (errors.LockTimeout("p", 1.5), 6, {"path": "p", "timeout_seconds": 1.5}),
     (errors.LockLost("p"), 6, {"path": "p"}),
-    (errors.CompactionRunning("p"), 6, {"path": "p"}),
+    (errors.CompactionRunning("p"), 6, {"path": "p", "holder": None}),
     (errors.StoreBusy("p"), 6, {"path": "p"}),
     (
         errors.SubscriptionBehind("n", 3, 9),

@@ -43,7 +43,7 @@ from evlog.files.compaction.compress import compressed_path, maybe_compress, may
 from evlog.files.compaction.hidden import CutOff
 from evlog.files.compaction.plan import after_sealing, find_unerased, make_plan
 from evlog.files.compaction.rewrite import OutputSegment, read_groups, rewrite
-from evlog.files.disk.file_lock import FileLock
+from evlog.files.disk.file_lock import FileLock, holder_of
 from evlog.files.disk.processes import Workers, core_count, without_collector
 from evlog.files.disk.zstd import require_zstandard
 from evlog.files.format import paths
@@ -169,7 +169,7 @@ def acquire_lock(store: str, disk: Disk, timeout_seconds: float | None = _ASKING
         lock.acquire()
     except LockTimeout:
         lock.close()
-        raise CompactionRunning(store) from None
+        raise CompactionRunning(store, holder_of(lock.path)) from None
     return lock
 
 

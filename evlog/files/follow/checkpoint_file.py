@@ -17,7 +17,7 @@ import os
 import time
 
 from evlog.errors import CorruptionError, EvlogError, SubscriptionBusy, Unsupported
-from evlog.files.disk.file_lock import FileLock
+from evlog.files.disk.file_lock import FileLock, holder_of
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.opening import check_directory, error_for
 from evlog.files.format import paths
@@ -112,7 +112,7 @@ class SubscriptionFiles:
             self._lock.release()
             self._lock.close()
         self._lock.close()
-        raise SubscriptionBusy(self.name)
+        raise SubscriptionBusy(self.name, holder_of(self._lock.path))
 
     def release(self) -> None:
         """End the run."""

@@ -296,6 +296,8 @@ def test_one_run_at_a_time_in_this_process_and_in_others(
     with pytest.raises(SubscriptionBusy) as caught:
         files.acquire()
     assert caught.value.name == "mail"
+    if os.path.exists("/proc/locks"):
+        assert f"already running in process {holder.pid} (python" in str(caught.value)
     other = files_of(memory_path, "other")
     other.acquire()
     other.release()
