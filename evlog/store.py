@@ -1247,8 +1247,8 @@ class EventStore:
 
         Args:
             quick: check only lengths, headers and the end of the log: fast, also in a large store.
-            against: a `POSITION:DIGEST` that an earlier report gave as `head_digest`: check that the history
-                up to there has not changed since.
+            against: the `digest` of an earlier report, `POSITION:SHA256`: check that the history up to there
+                has not changed since.
             progress: called with how much is checked, and how much there is: bytes, or events on a server.
 
         Raises:

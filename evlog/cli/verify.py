@@ -129,8 +129,8 @@ def _readable(report: evlog.VerifyReport) -> list[str]:
     for redaction in report.redactions or ():
         places = ", ".join(map(str, redaction.positions))
         lines.append(f"redacted since, on {redaction.time:%Y-%m-%dT%H:%M:%SZ}: {places}: {redaction.reason}")
-    if report.head_digest is not None:
-        lines.append(f"digest {report.head_digest}")
+    if report.digest is not None:
+        lines.append(f"digest {report.digest}")
     return lines
 
 

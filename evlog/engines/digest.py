@@ -50,10 +50,10 @@ class LogDigest:
             self._whole.update(sha256(self._pack(tuple(event))).digest())
 
     def end(self, head: int) -> str:
-        """Return the digest of the log, which ends at this position."""
+        """Return the digest of the log, which ends at this position: `POSITION:DIGEST`."""
         if self._pin is not None and self._pinned is None and head >= self._pin[0]:
             self._pinned = self._whole.hexdigest()
-        return self._whole.hexdigest()
+        return f"{head}:{self._whole.hexdigest()}"
 
     def is_pin_met(self) -> bool:
         """Return whether the pinned position has the digest that was given; true if nothing is pinned."""

@@ -187,8 +187,8 @@ set_late_types(Loss, streams='__import__("collections.abc").abc.Mapping[str, lis
 class VerifyReport(NamedTuple):
     """What `verify` looked at and what it found.
 
-    `position` and `digest` are the head digest: of everything up to and including that position. `digest` is
-    None after a quick check, and if a log is missing.
+    `digest` is `POSITION:SHA256`, of everything up to and including `position`, to be pinned and given to
+    `against` later. It is None after a quick check, and if a log is missing.
     """
 
     events: int
@@ -205,11 +205,6 @@ class VerifyReport(NamedTuple):
         """Whether no damage was found; notes may have been."""
         return all(finding.severity != DAMAGE for finding in self.findings)
 
-    @property
-    def head_digest(self) -> str | None:
-        """The head digest as `POSITION:DIGEST`, to be pinned and given to `against` later."""
-        return None if self.digest is None else f"{self.position}:{self.digest}"
-
     def as_object(self) -> dict[str, Any]:
         """Return the report as it is printed in a pipe."""
         return {
@@ -217,7 +212,7 @@ class VerifyReport(NamedTuple):
             "events": self.events,
             "segments": self.segments,
             "bytes": self.bytes,
-            "digest": self.head_digest,
+            "digest": self.digest,
             "findings": [finding._asdict() for finding in self.findings],
         } | (
             {}

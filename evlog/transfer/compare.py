@@ -45,8 +45,8 @@ class Comparison(NamedTuple):
     """up to where both were compared"""
     behind: int
     """how many positions of the source have not been copied yet"""
-    digest: str
-    """of the events that are the same; computed as `verify` computes the head digest"""
+    digest: str | None
+    """as `verify` of the source gives it for the events up to `position`; None for a merge or a difference"""
     difference: Difference | None
 
     @property
@@ -77,9 +77,8 @@ def compare(source: Engine, destination: Engine, progress: Progress | None = Non
             difference = difference or _describe(ours, theirs)
             break
     difference = difference or _compare_removed(source, destination, position)
-    return Comparison(
-        events, removed_since, position, max(0, head - position), digest.hexdigest(), difference
-    )
+    pin = None if difference else f"{position}:{digest.hexdigest()}"
+    return Comparison(events, removed_since, position, max(0, head - position), pin, difference)
 
 
 def _digest(event: Event) -> bytes:
@@ -154,7 +153,6 @@ def is_merged(event: Event) -> bool:
 
 def compare_merged(source: Engine, destination: Engine, to: int, progress: Progress | None) -> Comparison:
     """Compare the source, up to a position, with a store that it was merged into: by the events' ids."""
-    digest = sha256()
     events = 0
     batch: list[Event] = []
     difference = None
@@ -167,7 +165,6 @@ def compare_merged(source: Engine, destination: Engine, to: int, progress: Progr
             if place is None or (copy is not None and _content(copy) != _content(event)):
                 what = "is not in the destination" if place is None else "has other content there"
                 return Difference(event[0], f"event {id_text(event[4])} {what}")
-            digest.update(_digest(event))
         return None
 
     for event in _read(source, to):
@@ -184,7 +181,7 @@ def compare_merged(source: Engine, destination: Engine, to: int, progress: Progr
     else:
         difference = look()
         events += 0 if difference else len(batch)
-    return Comparison(events, 0, to, source.head() - to, digest.hexdigest(), difference)
+    return Comparison(events, 0, to, source.head() - to, None, difference)
 
 
 def event_at(engine: Engine, position: int) -> Event | None:

@@ -149,7 +149,7 @@ def _verify(
         segments=len(tasks),
         bytes=file_bytes(seen),
         position=head,
-        digest=digest.whole,
+        digest=None if digest.whole is None else f"{head}:{digest.whole}",
         findings=tuple(findings),
         redactions=None if pin is None else since(redactions, pin.position),
     )

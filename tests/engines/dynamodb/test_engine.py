@@ -401,7 +401,7 @@ def test_verify_finds_what_was_changed_by_other_tools(store: EventStore) -> None
     store.append("a", [new(n) for n in range(4)])
     client = client_of(store)
     ids = [event.id_bytes for event in store.read("a")]
-    pin = store.verify().head_digest
+    pin = store.verify().digest
     assert pin is not None
     item = client.get(event_key("a", 2))
     assert item is not None
@@ -443,7 +443,7 @@ def test_an_append_of_any_size_is_mirrored_there_and_back(
     with evlog.open(tmp_path / "back", create=True) as back:
         evlog.mirror(store, back)
         assert everything(back) == everything(source)
-        assert back.verify().head_digest == source.verify().head_digest == store.verify().head_digest
+        assert back.verify().digest == source.verify().digest == store.verify().digest
 
 
 @pytest.mark.parametrize("is_promoted", [True, False])
