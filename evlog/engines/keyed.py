@@ -8,6 +8,8 @@
    compared with another machine's. Only `is_running` does so, which decides nothing. The thread that renews a
    lease also ends it: the end of a run does not wait for servers that do not answer.
 3. A snapshot too large for one record is refused: it is derived, and the next fold reads all events.
+4. A server knows a store by its name, and another store may be made under that name. `StoreRecords` has the
+   store's id in each key, so no store's record is found, replaced or deleted as another store's.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from evlog.process.forks import register_fork_reset
 from evlog.process.threads import without_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from evlog.model.events import Event
@@ -50,7 +52,7 @@ class Record(NamedTuple):
 
 
 class KeyValue(Protocol):
-    """Records by key. A key is a tuple of texts, each any text that is not empty."""
+    """Records by key. A key is a tuple of texts, each any text that is not empty; the first is its kind."""
 
     @property
     def address(self) -> str:
@@ -77,6 +79,48 @@ class KeyValue(Protocol):
 
     def list(self, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Record]]:
         """Iterate over all records whose keys begin with these parts."""
+
+
+class StoreRecords:
+    """The records of one store, among those of all stores that had its name. A `KeyValue`.
+
+    Args:
+        records: have the store's id after the kind in each key.
+        check_store: raises StoreReplaced, StoreNotFound if the name is not this store's any more. Called
+            after each look-up, and after a record is made: what is not found may be missing because the
+            store is another one. A record with a known revision is this store's: its change needs no call.
+    """
+
+    def __init__(self, records: KeyValue, store_id: str, check_store: Callable[[], object]) -> None:
+        self.address, self.engine = records.address, records.engine
+        self._records = records
+        self._store_id = store_id
+        self._check_store = check_store
+
+    def get(self, key: tuple[str, ...]) -> Record | None:
+        record = self._records.get(self._own(key))
+        self._check_store()
+        return record
+
+    def put(self, key: tuple[str, ...], value: bytes, revision: int | None) -> int | None:
+        new = self._records.put(self._own(key), value, revision)
+        if revision is None or new is None:
+            self._check_store()
+        return new
+
+    def delete(self, key: tuple[str, ...], revision: int) -> bool:
+        is_done = self._records.delete(self._own(key), revision)
+        if not is_done:
+            self._check_store()
+        return is_done
+
+    def list(self, prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Record]]:
+        found = [((key[0], *key[2:]), record) for key, record in self._records.list(self._own(prefix))]
+        self._check_store()
+        return iter(found)
+
+    def _own(self, key: tuple[str, ...]) -> tuple[str, ...]:
+        return key[0], self._store_id, *key[1:]
 
 
 # --- subscriptions

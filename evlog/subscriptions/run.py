@@ -100,7 +100,11 @@ class Subscription:
         self._follow = follow  # until the time is over
         self._end = to  # nothing after this position is delivered; None: no end
         if not follow:
-            end = self._feed.end()
+            try:
+                end = self._feed.end()
+            except BaseException:
+                self._feed.close()  # no caller has this run
+                raise
             self._end = end if to is None else min(to, end)
 
     @property

@@ -93,6 +93,19 @@ class AppendTests(EngineTests):
             store.append("a", [new(0)], expected)
         assert store.append("a", [new(0)], 0).first_version == 1
 
+    def test_a_writer_decides_with_what_others_have_appended(
+        self, store: EventStore, other: EventStore
+    ) -> None:
+        """Also where it remembers its last append."""
+        store.append("a", [new(0)])
+        other.append("a", [new(1)])
+        assert store.append("a", [new(2)], 2).first_version == 3
+        other.append("a", [new(3)])
+        for expected in (2, 3):
+            with pytest.raises(evlog.WrongExpectedVersion) as caught:
+                store.append("a", [new(4)], expected)
+            assert caught.value.actual == 4
+
     def test_a_retry_is_a_duplicate_with_the_first_result(self, store: EventStore, other: EventStore) -> None:
         events = [new(0, id=UUID(int=1)), new(1, id=UUID(int=2))]
         first = store.append("a", events, NO_STREAM)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from evlog.engines.dynamodb.core import Core, Moment
     from evlog.engines.dynamodb.items import LogState
     from evlog.engines.dynamodb.reading import Reader
-    from evlog.engines.dynamodb.records import Records
+    from evlog.engines.keyed import KeyValue
     from evlog.model.history import RemovedRecord
 
 _STEP_EVENTS: Final = (MAX_ACTIONS - 2) // 3  # the log, the head; of an event: itself, its gap, its policy
@@ -82,7 +82,7 @@ def find_hidden(core: Core, reader: Reader, state: LogState) -> list[_Hidden]:
 
 
 def compact(
-    core: Core, reader: Reader, records: Records, *, dry_run: bool, force: bool, progress: Progress | None
+    core: Core, reader: Reader, records: KeyValue, *, dry_run: bool, force: bool, progress: Progress | None
 ) -> Compaction:
     """Remove what policies hide; each step is a transaction of its own, and durable."""
     state = core.state()

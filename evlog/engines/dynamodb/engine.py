@@ -17,7 +17,7 @@ from evlog.engines.dynamodb.items import FORMAT
 from evlog.engines.dynamodb.reading import Reader
 from evlog.engines.dynamodb.records import Records
 from evlog.engines.dynamodb.table import open_table
-from evlog.engines.keyed import KeepsRecords
+from evlog.engines.keyed import KeepsRecords, StoreRecords
 from evlog.engines.reading import ReadsByReader
 from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported
@@ -84,7 +84,7 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         self._client = client
         self._core = Core(client, self.store_id, lock_timeout_seconds=lock_timeout_seconds)
         self._reader = Reader(self._core)
-        self._records = Records(client)
+        self._records = StoreRecords(Records(client), self.store_id, self._core.state)
 
     def close(self) -> None:
         """Close the connections."""
@@ -114,7 +114,7 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
     # --- snapshots
 
     @property
-    def records(self) -> Records:
+    def records(self) -> StoreRecords:
         """The records of the store."""
         self._client.check_open()
         return self._records

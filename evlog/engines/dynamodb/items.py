@@ -9,7 +9,7 @@
     TAG#digest      position              an event with this tag, and the digests of its type and all its tags
     POLICIES        position              a retention policy, which is an event, too
     GAPS            position              an event that was removed, or the end of a range of lost positions
-    RECORDS#kind    name …                a subscription, a parked event or a snapshot: `records.py`
+    RECORDS#kind    store's id, name …    a subscription, a parked event or a snapshot: `records.py`
 
 Numbers in keys have 20 digits, so that their texts have their order. Outside of events only digests of tags
 are kept, so that a removal or a redaction leaves no readable tag behind.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from evlog.engines.dynamodb.core import Core
     from evlog.engines.dynamodb.items import LogState
     from evlog.engines.dynamodb.reading import Reader
-    from evlog.engines.dynamodb.records import Records
+    from evlog.engines.keyed import KeyValue
     from evlog.model.events import Event
 
 _BATCH: Final = 500
@@ -30,7 +30,7 @@ _BATCH: Final = 500
 def verify(
     core: Core,
     reader: Reader,
-    records: Records,
+    records: KeyValue,
     *,
     quick: bool,
     against: str | None,
@@ -55,7 +55,7 @@ def verify(
     return report if pin is None else report._replace(redactions=since(redactions, pin[0]))
 
 
-def _check_counts(core: Core, reader: Reader, records: Records, state: LogState) -> list[Finding]:
+def _check_counts(core: Core, reader: Reader, records: KeyValue, state: LogState) -> list[Finding]:
     findings = []
     total = sum(head.events for _, head in reader.heads(state))
     if total + state.removed + state.lost != state.position and core.state() == state:

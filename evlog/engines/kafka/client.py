@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS: Final = 10.0  # of one question to the brokers
 _UNKNOWN_SECONDS: Final = 5.0  # a broker that starts may not know its topics yet
+_REMADE_SECONDS: Final = 0.5  # a topic is not deleted and made again in a shorter time
 _LOOK_SECONDS: Final = 1.0
 _CREATE_SECONDS: Final = 30.0
 _RETRY_PAUSE_SECONDS: Final = 0.2
@@ -92,6 +93,7 @@ class Client:
         self.address = address
         self.is_closed = False
         self.topic_id = ""  # of the store's topic, once it is open
+        self._seen = 0.0  # when the brokers last said that this is the topic's id
         self._admin: Any = None
         self._process = 0
 
@@ -152,7 +154,7 @@ class Client:
         """Return the offset after the last committed record of a topic of one partition.
 
         Raises:
-            StoreUnreachable: the brokers did not answer in time. StoreNotFound, StoreClosed.
+            StoreUnreachable: the brokers did not answer in time. StoreNotFound, StoreReplaced, StoreClosed.
         """
         partition = TopicPartition(topic, 0)
         deadline = time.monotonic() + seconds
@@ -169,11 +171,14 @@ class Client:
                     )
                     offset: int = answers[partition].result(ANSWER_SECONDS + 1).offset
                 if offset >= 0:
+                    if self.is_unsure():
+                        self.check_topic()
                     return offset
                 raise StoreUnreachable(self.address.text, "a broker that starts has no offset yet")
             except (StoreUnreachable, StoreNotFound):
                 now = time.monotonic()
-                missing_since = (missing_since or now) if self.is_missing(topic) else None
+                is_missing = self.is_missing(topic) or self.is_missing(self.address.topic)
+                missing_since = (missing_since or now) if is_missing else None
                 if missing_since is not None and now - missing_since >= _UNKNOWN_SECONDS:
                     raise StoreNotFound(self.address.text) from None
                 if now >= deadline:
@@ -226,11 +231,19 @@ class Client:
             raise ServerUnsuitable(self.address.text, reason, "set min.insync.replicas=2")
         return Topic(str(id), len(found.partitions), int(settings["max.message.bytes"]), replicas, in_sync)
 
+    def is_unsure(self) -> bool:
+        """Return whether the store's topic may have been made again since the brokers were last asked."""
+        return time.monotonic() - self._seen >= _REMADE_SECONDS
+
     def check_topic(self) -> None:
         """Raise StoreReplaced if the store's topic was deleted and made again since it was opened."""
-        found = self.describe(self.address.topic)
-        if found is not None and found.id != self.topic_id:
+        topic, now = self.address.topic, time.monotonic()
+        with translated(self.address.text):
+            answers = self.admin.describe_topics(TopicCollection([topic]), request_timeout=ANSWER_SECONDS)
+            found = answers[topic].result(ANSWER_SECONDS + 1)
+        if str(_uuid_of(str(found.topic_id))) != self.topic_id:
             raise StoreReplaced(self.address.text)
+        self._seen = now
 
     def _meet(self) -> None:
         """Return once a broker answers. Raises KafkaException if none does in time."""

@@ -142,6 +142,7 @@ class TopicRecords:
     def _current(self) -> dict[Key, Record]:
         self._client.check_open()
         if not self._exists():
+            self._client.check_topic()
             return {}
         self.reader.catch_up()
         return self._found

@@ -20,7 +20,7 @@ from evlog.engines.kafka.client import (
     lost_records,
     translate,
 )
-from evlog.errors import CorruptionError, EvlogError, StoreClosed, StoreUnreachable
+from evlog.errors import CorruptionError, EvlogError, StoreClosed, StoreNotFound, StoreUnreachable
 from evlog.process.forks import register_fork_reset
 from evlog.process.threads import without_signals
 
@@ -82,7 +82,6 @@ class Reader:
         deadline = time.monotonic() + seconds
         read = self.end
         while (end := self._client.end(self._topic, seconds)) < read:  # or a broker restarts
-            self._client.check_topic()
             if time.monotonic() >= deadline:
                 raise StoreUnreachable(self._client.address.text, "its topic is shorter than it was")
             time.sleep(_POLL_SECONDS)
@@ -162,14 +161,29 @@ class Reader:
             elif is_end(error):
                 end = max(end, message.offset())
             elif is_lost(error):
+                self._client.check_topic()
                 raise CorruptionError(self._client.address.text, None, lost_records(self._topic))
             elif not is_transient(error):
                 raise KafkaException(error)
         if records:
+            if not self._are_own():
+                return
             self._applied.apply(records)
         with self.changed:
             self.end = end
             self._tell_locked()
+
+    def _are_own(self) -> bool:
+        """Return true once the brokers say that what was read is of the store's topic; false if closed."""
+        while not self._client.is_closed:
+            try:
+                if self._client.is_unsure():
+                    self._client.check_topic()
+            except (StoreUnreachable, StoreNotFound):
+                time.sleep(_POLL_SECONDS)
+            else:
+                return True
+        return False
 
     def _tell_locked(self) -> None:
         self.changed.notify_all()

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 _LONGEST_PAUSE_SECONDS: Final = 0.25  # between two tries of a writer that is fenced again and again
 _TURN_SECONDS: Final = 2.0  # how long a writer waits for another one of this machine, before it fences it
 _STUCK_SECONDS: Final = 30.0  # and for how long it then does not wait again
-_IDLE_SECONDS: Final = 0.5  # a topic is not deleted and made again in a shorter time
 _CLOSE_SECONDS: Final = 0.1  # how long `close` waits for an append of another thread, which then notices
 
 Result = TypeVar("Result")
@@ -95,11 +94,10 @@ class Writer:
         register_fork_reset(self)
 
     def _start(self) -> None:
-        self._mutex = threading.Lock()  # guards the four below
+        self._mutex = threading.Lock()  # guards the three below
         self._stuck_until = 0.0  # until when no other wait for the turn is worth it; 0: it is
         self._producer: Any = None  # has the turn, unless another writer has fenced it
         self._spare: Any = None  # connected already; made once another writer was met
-        self._written = 0.0  # when this writer wrote last
 
     def reset_after_fork(self) -> None:
         """Begin again in a forked child, without the parent's producers."""
@@ -181,7 +179,7 @@ class Writer:
             self._fence(state.deadline)
             self._reader.catch_up(left)
             state.is_current = True
-        elif time.monotonic() - self._written >= _IDLE_SECONDS:
+        elif self._client.is_unsure():
             self._reader.catch_up(left)  # raises StoreReplaced if the topic was made again
         try:
             decision = decide()
@@ -194,7 +192,6 @@ class Writer:
             state.is_current, state.is_sent = False, True
             assert decision is not None
             decision.offset = offset = self._send(records, state.deadline)
-            self._written = time.monotonic()
             try:
                 self._reader.wait_for(offset + 1, state.deadline)
             except EvlogError:

@@ -39,6 +39,7 @@ from evlog.engines.waiting import Pause
 from evlog.errors import (
     AppendUnknown,
     EventTooLarge,
+    EvlogError,
     InvalidEvent,
     LockTimeout,
     StoreUnreachable,
@@ -141,16 +142,15 @@ class View:
 
     def _look(self, subjects: Sequence[str]) -> dict[str, Stored]:
         """Return the last messages of subjects, as of the stream's end."""
-        jetstream, control = self._appender.jetstream, self._appender.subjects.control
+        jetstream = self._appender.jetstream
         if all(subject in self._found for subject in subjects):
             return {name: there for name in subjects if (there := self._found[name]) is not None}
         found: dict[str, Stored] = {}
         for at in range(0, len(subjects), _LOOKED_UP):
-            tail, some, up_to = jetstream.look([control, *subjects[at : at + _LOOKED_UP]])
+            tail, some, up_to = jetstream.look(subjects[at : at + _LOOKED_UP])
             if tail.sequence != self.tail.sequence or up_to != tail.sequence:
                 raise Moved
             found |= some
-        found.pop(control, None)
         return found
 
 
@@ -231,9 +231,7 @@ class Appender:
             given = sum(event[1] is not None for event in pending.events)
             early = given if len(pending.events) + given + 1 > BATCH else 0
             try:
-                view = self._view or self._look_locked(pending)
-                self._view = None
-                decision = decide(view, pending, partial(_make_ids, view.tail.sequence + 1 + early))
+                view, decision = self._decide_locked(pending, early)
                 if not decision.new:
                     self._view = view
                     return decision.result
@@ -264,18 +262,33 @@ class Appender:
                 self._let_others_in()
                 return decision.result
 
+    def _decide_locked(self, pending: PendingAppend, early: int) -> tuple[View, Decision]:
+        """Decide with what is remembered, else with the stream's end: only that is a reason to refuse."""
+        view, self._view = self._view, None
+        if view is not None:
+            try:
+                return view, self._decide(view, pending, early)
+            except StoreUnreachable:
+                raise
+            except EvlogError:
+                pass  # other writers may have appended since
+        view = self._look_locked(pending)
+        return view, self._decide(view, pending, early)
+
+    def _decide(self, view: View, pending: PendingAppend, early: int) -> Decision:
+        return decide(view, pending, partial(_make_ids, view.tail.sequence + 1 + early))
+
     def _look_locked(self, pending: PendingAppend) -> View:
         """Read the stream's end, with the ids and streams of an append if they are few."""
-        control = self.subjects.control
         streams = dict.fromkeys([*pending.streams, *(each.stream for each in pending.expectations)])
         about = [name for stream in streams for name in self.reader.version_subjects(stream)]
         ids = [event[1] for event in pending.events if event[1] is not None]
         about += [name for id in ids for name in (self.subjects.id(id), self.subjects.removed_id(id))]
         if len(about) > _LOOKED_UP:
             about = []
-        tail, found = self.jetstream.look_at_end([control, *about])
+        tail, control, found = self.jetstream.look_at_end(about)
         known = {name: found.get(name) for name in about}
-        return View(self, tail, self.reader.state_at(found[control]), {}, known)
+        return View(self, tail, self.reader.state_at(control), {}, known)
 
     def _store(
         self, view: View, decision: Decision, pending: PendingAppend, control: Control | None, early: int

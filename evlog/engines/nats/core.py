@@ -9,6 +9,7 @@ from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
+from evlog.engines.keyed import StoreRecords
 from evlog.engines.messages import POSITION
 from evlog.engines.nats.appends import Appender
 from evlog.engines.nats.connections import Connections
@@ -46,14 +47,15 @@ class Core:
         self.connections = Connections(address)
         try:
             self.max_payload = _check_server(self.connections)
-            self.jetstream = JetStream(self.connections, address.stream)
             self.subjects = Subjects(address.name)
+            self.jetstream = JetStream(self.connections, address.stream, self.subjects.control)
             self.created = self._has_begun = False
             self.config = self._open(create=create)
             self.jetstream.first_sequence = _first_sequence(self.config)
             if (most := int(self.config.get("max_msg_size", -1))) > 0:
                 self.max_payload = min(self.max_payload, most)
-            self.store_id = self.subjects.store_id = _store_id(address, self.config)
+            self.store_id = _store_id(address, self.config)
+            self.subjects.store_id = self.jetstream.store_id = self.store_id
             self.reader = Reader(self.jetstream, self.subjects)
             self.appender = Appender(
                 self.connections,
@@ -63,8 +65,9 @@ class Core:
                 lock_timeout_seconds,
                 self.max_payload,
             )
-            bucket = JetStream(self.connections, address.bucket)
-            self.records = Records(self.connections, bucket, self.max_payload, self.make_bucket)
+            self._bucket = JetStream(self.connections, address.bucket)
+            bucket = Records(self.connections, self._bucket, self.max_payload, self.make_bucket)
+            self.records = StoreRecords(bucket, self.store_id, self.reader.state)
             if not self._has_begun:
                 self._begin()
         except BaseException:
@@ -144,7 +147,7 @@ class Core:
             "deny_delete": True,
             "duplicate_window": 1_000_000_000,
         }
-        _create_stream(self.records.jetstream, config)
+        _create_stream(self._bucket, config)
 
     def head(self) -> int:
         return self.reader.tail().number(POSITION)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from evlog.engine import Capabilities
 from evlog.engines.deciding import PendingAppend
-from evlog.engines.keyed import KeepsRecords
+from evlog.engines.keyed import KeepsRecords, StoreRecords
 from evlog.engines.messages import POSITION, TIME
 from evlog.engines.nats import compaction, history, verify
 from evlog.engines.nats.address import Address
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from evlog.engine import Progress
     from evlog.engines.nats.reading import Reader
-    from evlog.engines.nats.records import Records
     from evlog.model.appends import BatchResult
     from evlog.model.events import Event
     from evlog.model.filters import EventFilter
@@ -105,7 +104,7 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         return self._core.head()
 
     @property
-    def records(self) -> Records:
+    def records(self) -> StoreRecords:
         """The records of the store."""
         self._core.connections.check_open()
         return self._core.records
@@ -150,7 +149,7 @@ class NatsEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
         every = list(reader.streams(None, None, include_deleted=True, include_system=False))
         policies, deleted = state.rules.counts({info.stream: info.last_version for info in every})
         first = core.jetstream.next(core.subjects.events, 1)
-        last = core.jetstream.last(core.subjects.events)
+        last, _ = core.jetstream.last_and_control(core.subjects.events)
         edges = [None if each is None else moment_of(each.number(TIME)) for each in (first, last)]
         return StoreInfo(
             path=self.address,

@@ -69,8 +69,8 @@ def write(core: Core, make: Callable[[Stored, State, bool], list[Outgoing] | Non
     pause = Pause(time.monotonic() + core.connections.address.timeout_seconds)
     was_sent = False
     while True:
-        tail, found = core.jetstream.look_at_end([core.subjects.control])
-        messages = make(tail, core.reader.state_at(found[core.subjects.control]), was_sent)
+        tail, control, _ = core.jetstream.look_at_end([])
+        messages = make(tail, core.reader.state_at(control), was_sent)
         if messages is None:
             return False
         try:
@@ -256,7 +256,7 @@ def remove_events(
             place = tail_place(tail)
             # Another compaction, one that was killed or a lost answer may have stored some of it already.
             subjects = [core.subjects.removed_id(each.id) for each in part]
-            known = core.jetstream.last_of_each(core.subjects.control, subjects)
+            known = core.jetstream.last_of_each(subjects)
             new = [each for each, subject in zip(part, subjects, strict=True) if subject not in known]
             messages = [encode_removed(core.subjects, each, place) for each in new]
             stubs = {event.position for _, event in state.stubs}
@@ -321,6 +321,7 @@ def finish_redactions(core: Core) -> None:
             continue
         for position in redaction.positions:
             stored = core.reader.seeker.message_at(position)
+            core.jetstream.last_control()  # the message, and its sequence, are this store's
             if stored is None:
                 continue
             frame, event = decode_event(stored)
@@ -337,7 +338,7 @@ def _keep(core: Core, position: int, frame: int, stub: Event) -> None:
     removed = core.subjects.removed_id(stub.id_bytes)
 
     def make(tail: Stored, state: State, _: bool) -> list[Outgoing] | None:
-        if removed in core.jetstream.last_of_each(core.subjects.control, [removed]):
+        if removed in core.jetstream.last_of_each([removed]):
             return None
         return [
             encode_redacted(core.subjects, position, (frame, stub), tail_place(tail)),

@@ -6,6 +6,8 @@
 2. A get of the last messages of several subjects is one replica's view of one moment: its answer says up to
    which sequence that replica was. A server ends an answer at its `max_pending`, 64 MiB by default, and says
    how many messages are left. They are requested until none is.
+3. A stream may be deleted and made again under its name, as another store. What a request finds, or does not
+   find, is this store's if the control message that was found with it, or after it, names this store.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from evlog.errors import (
     StoreAccessDenied,
     StoreFull,
     StoreNotFound,
+    StoreReplaced,
     StoreUnreachable,
 )
 
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 
 BATCH: Final = 1000
 """The most messages in an atomic batch, and in one answer."""
+
+STORE: Final = "Evlog-Store"
+"""The header of control messages that names the store's id."""
 
 _CHECK_SECONDS: Final = 1.0
 _NOT_FOUND: Final = (b"404", 10037)
@@ -74,14 +80,20 @@ class Outgoing(NamedTuple):
 class JetStream:
     """One stream of JetStream.
 
+    Args:
+        control: the subject whose last message names the store; empty: of a bucket, which has none.
+
     Attributes:
         first_sequence: at which its sequences begin.
+        store_id: of the store that was opened.
     """
 
-    def __init__(self, connections: Connections, stream: str) -> None:
+    def __init__(self, connections: Connections, stream: str, control: str = "") -> None:
         self.connections = connections
         self.stream = stream
         self.first_sequence = 1
+        self.store_id = ""
+        self._control = control
 
     # --- the stream
 
@@ -137,16 +149,28 @@ class JetStream:
         """Return the last message whose subject matches a filter, as the leader has it."""
         return self._get({"last_by_subj": filter})
 
-    def lasts(self, *filters: str) -> list[Stored | None]:
-        """Return the last message of each filter, as the leader has it; of later filters not earlier."""
+    def last_control(self) -> Stored:
+        """Return the last control message, as the leader has it. Raises StoreReplaced."""
+        return self._own(self.last(self._control))
+
+    def last_and_control(self, filter: str) -> tuple[Stored | None, Stored]:
+        """Return the last messages of a filter and of control, this one not earlier. Raises StoreReplaced."""
         subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
 
         def ask(session: Session, deadline: float) -> list[Stored | None]:
-            data = [json.dumps({"last_by_subj": filter}).encode() for filter in filters]
+            data = [json.dumps({"last_by_subj": each}).encode() for each in (filter, self._control)]
             inboxes = [session.ask(subject, each) for each in data]
             return [self._stored(session.receive(inbox, deadline).data) for inbox in inboxes]
 
-        return self.connections.retry(ask)
+        last, control = self.connections.retry(ask)
+        return last, self._own(control)
+
+    def _own(self, control: Stored | None) -> Stored:
+        """Return a control message of this store. Raises StoreReplaced: it is another store's."""
+        found, own = self.needed(control), self.store_id.encode()
+        if found.headers.get(STORE, own) != own:
+            raise StoreReplaced(self.connections.address.text)
+        return found
 
     def needed(self, stored: Stored | None) -> Stored:
         """Return a message that every store has. Raises CorruptionError: another program has removed it."""
@@ -223,19 +247,19 @@ class JetStream:
         """Return the stream's last message, the last ones of subjects, and the sequence these are as of.
 
         Args:
-            subjects: without wildcards, at most `BATCH`; the first one always has a message.
+            subjects: without wildcards, fewer than `BATCH`. The last control message is found, too.
 
         Raises:
-            CorruptionError: it has none.
+            CorruptionError: there is no control message. StoreReplaced: it is another store's.
         """
-        anchor = subjects[0]
+        anchor = self._control
 
         def ask(session: Session, deadline: float) -> tuple[Stored | None, dict[str, Stored], int]:
             subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
             end = session.ask(subject, json.dumps({"last_by_subj": ">"}).encode())
             tail: Stored | None = None
             found: dict[str, Stored] = {}
-            rest, up_to = list(subjects[1:]), None
+            rest, up_to = list(subjects), None
             while rest or up_to is None:
                 fitting = _fitting(rest, int(session.info.get("max_payload", 1 << 20)) // 2)
                 inbox = self._ask(session, {"multi_last": [anchor, *rest[:fitting]]})
@@ -249,15 +273,20 @@ class JetStream:
 
         tail, found, up_to = self.connections.retry(ask)
         if anchor not in found:  # the replica is behind, or there is none
-            self.needed(self.last(anchor))
+            self.last_control()
             up_to = 0
+        else:
+            self._own(found[anchor])
         return self.needed(tail), found, up_to
 
-    def look_at_end(self, subjects: Sequence[str]) -> tuple[Stored, dict[str, Stored]]:
-        """Return the stream's last message, and the last ones of subjects as of it. Raises as `look`."""
+    def look_at_end(self, subjects: Sequence[str]) -> tuple[Stored, Stored, dict[str, Stored]]:
+        """Return the last message, and the last control one and those of subjects as of it.
+
+        Raises as `look`.
+        """
         for tail, found, up_to in self._looks(subjects):
             if up_to == tail.sequence:
-                return tail, found
+                return tail, found[self._control], found
         raise self._behind()
 
     def _looks(self, subjects: Sequence[str]) -> Iterator[tuple[Stored, dict[str, Stored], int]]:
@@ -269,16 +298,12 @@ class JetStream:
     def _behind(self) -> StoreUnreachable:
         return self.connections.unreachable(Lost("a replica does not catch up"))
 
-    def last_of_each(self, anchor: str, subjects: Sequence[str]) -> dict[str, Stored]:
-        """Return the last messages of subjects without wildcards, from a replica that is not behind.
-
-        Args:
-            anchor: a subject that has a message.
-        """
+    def last_of_each(self, subjects: Sequence[str]) -> dict[str, Stored]:
+        """Return the last messages of subjects without wildcards, from a replica that is not behind."""
         found: dict[str, Stored] = {}
         for at in range(0, len(subjects), BATCH - 1):
             least = 0
-            for tail, last, up_to in self._looks([anchor, *subjects[at : at + BATCH - 1]]):
+            for tail, last, up_to in self._looks(subjects[at : at + BATCH - 1]):
                 least = least or tail.sequence
                 if up_to >= least:
                     found |= last

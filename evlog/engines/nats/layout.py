@@ -42,13 +42,10 @@ from evlog.engines.messages import (
     VERSION,
     decode_message,
 )
-from evlog.engines.nats.jetstream import Outgoing, Stored
+from evlog.engines.nats.jetstream import STORE, Outgoing, Stored
 from evlog.errors import CorruptionError
 from evlog.model.events import CONTENT_TYPES, Event, category_of, id_text
 from evlog.model.history import RemovedRecord, Standing
-
-STORE: Final = "Evlog-Store"
-"""The header of control messages that names the store's id."""
 
 _SAFE: Final = "-_~$"
 _EMPTY: Final = "%"  # no other text has this token

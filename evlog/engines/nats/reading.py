@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 from evlog.engines.messages import ID, POSITION, TIME, VERSION
 from evlog.engines.nats.jetstream import BATCH, JetStream, Stored
 from evlog.engines.nats.layout import (
-    STORE,
     Control,
     Subjects,
     decode_control,
@@ -31,7 +30,6 @@ from evlog.engines.nats.layout import (
 )
 from evlog.engines.nats.seeking import NEAR, Seeker
 from evlog.engines.reading import matching_content
-from evlog.errors import StoreReplaced
 from evlog.model.events import Event, id_text
 from evlog.model.filters import StreamSelection
 from evlog.model.redaction import Redacted, maybe_decode_redaction
@@ -84,17 +82,10 @@ class Reader:
 
     def state(self) -> State:
         """Return the state as it is now."""
-        return self.state_at(self._jetstream.needed(self._jetstream.last(self._subjects.control)))
+        return self.state_at(self._jetstream.last_control())
 
     def state_at(self, control: Stored) -> State:
-        """Return the state as of the message of `c` that is the last one.
-
-        Raises:
-            StoreReplaced: the message is of another store, which was made under the same name.
-        """
-        own = self._subjects.store_id.encode()
-        if control.headers.get(STORE, own) != own:
-            raise StoreReplaced(self._jetstream.connections.address.text)
+        """Return the state as of the message of `c` that is the last one."""
         state = self._state
         if state.sequence >= control.sequence:
             return state
@@ -170,8 +161,8 @@ class Reader:
 
     def _begin(self, subject: str) -> Begun:
         """Return the last message of a filter, and the state, as they are now."""
-        last, control = self._jetstream.lasts(subject, self._subjects.control)
-        return last, self.state_at(self._jetstream.needed(control))
+        last, control = self._jetstream.last_and_control(subject)
+        return last, self.state_at(control)
 
     def _framed(
         self,
@@ -289,7 +280,7 @@ class Reader:
 
     def tail(self) -> Stored:
         """Return the last message of the store."""
-        return self._jetstream.needed(self._jetstream.last(">"))
+        return self._jetstream.needed(self._jetstream.last_and_control(">")[0])
 
     def known(
         self, ids: Sequence[bytes], found: Mapping[str, Stored], tail_sequence: int
@@ -337,13 +328,13 @@ class Reader:
     def find_ids(self, ids: Sequence[bytes]) -> dict[bytes, int]:
         self.state()
         subjects = [name for id in ids for name in (self._subjects.id(id), self._subjects.removed_id(id))]
-        found = self._jetstream.last_of_each(self._subjects.control, subjects)
+        found = self._jetstream.last_of_each(subjects)
         known = self.known(ids, found, self.tail().sequence)
         return {id: known[id][0] for id in ids if id in known}
 
     def versions(self, streams: Sequence[str]) -> list[int]:
         subjects = [name for stream in streams for name in self.version_subjects(stream)]
-        found = self._jetstream.last_of_each(self._subjects.control, subjects)
+        found = self._jetstream.last_of_each(subjects)
         return [self.version_in(found, stream) for stream in streams]
 
     def version_subjects(self, stream: str) -> tuple[str, str]:
@@ -359,7 +350,7 @@ class Reader:
 
     def removed(self, after: int = 0, to: int | None = None) -> list[RemovedRecord]:
         """Return the removed events between two positions, by position."""
-        last = self._jetstream.last(self._subjects.removed)
+        last, _ = self._jetstream.last_and_control(self._subjects.removed)
         if last is None:
             return []
         found = {}
@@ -410,7 +401,7 @@ class Reader:
             and category in (None, name.partition("-")[0])
         ]
         subjects = [name for stream in names for name in self.version_subjects(stream)]
-        found = self._jetstream.last_of_each(self._subjects.control, subjects)
+        found = self._jetstream.last_of_each(subjects)
         for name in names:
             rule = state.rules.rule_for(name)
             version = self.version_in(found, name)

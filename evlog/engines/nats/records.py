@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _OPERATION: Final = "KV-Operation"
 _DELETED: Final = (b"DEL", b"PURGE")
-_HEX: Final = "x"  # how a part of a key begins: the rest is the text's UTF-8 in hex
+_HEX: Final = "x"  # how a part of a key after the store's id begins: the rest is the text's UTF-8 in hex
 
 
 class Records:
@@ -59,7 +59,7 @@ class Records:
         for stored in self.jetstream.scan(filter, 1, last.sequence):
             if not _is_deleted(stored):
                 parts = stored.subject.removeprefix(self._prefix).split(".")
-                key = (parts[0], *(bytes.fromhex(part[1:]).decode() for part in parts[1:]))
+                key = (*parts[:2], *(bytes.fromhex(part[1:]).decode() for part in parts[2:]))
                 yield key, Record(stored.data, stored.sequence)
 
     def _replace(
@@ -103,7 +103,7 @@ class Records:
             return None
 
     def _subject(self, key: tuple[str, ...]) -> str:
-        return self._prefix + ".".join((key[0], *(_HEX + part.encode().hex() for part in key[1:])))
+        return self._prefix + ".".join((*key[:2], *(_HEX + part.encode().hex() for part in key[2:])))
 
 
 def _is_deleted(stored: Stored) -> bool:

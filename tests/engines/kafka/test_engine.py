@@ -475,7 +475,7 @@ def test_nothing_is_acknowledged_in_a_topic_that_was_made_again(
     kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, has_turn: bool
 ) -> None:
     """Its first event would have a position as if those of the old topic were there."""
-    monkeypatch.setattr("evlog.engines.kafka.writing._IDLE_SECONDS", 0)
+    monkeypatch.setattr("evlog.engines.kafka.client._REMADE_SECONDS", 0)
     url = kafka_url()
     with evlog.open(url, create=True) as store:
         store.append("a", [NewEvent("T", 1), NewEvent("T", 2), NewEvent("T", 3)])

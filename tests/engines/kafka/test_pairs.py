@@ -43,7 +43,7 @@ def test_two_operations_at_once_keep_every_promise(
 ) -> None:
     monkeypatch.setattr("evlog.engines.keyed.LEASE_SECONDS", 0.4)
     monkeypatch.setattr("evlog.engines.kafka.writing._TURN_SECONDS", 0.1)
-    monkeypatch.setattr("evlog.engines.kafka.writing._IDLE_SECONDS", 0)
+    monkeypatch.setattr("evlog.engines.kafka.client._REMADE_SECONDS", 0)
     monkeypatch.setattr("evlog.engines.kafka.client._UNKNOWN_SECONDS", 0.5)
 
     check_pairs(pairs_of(scene, kafka_url, memory_path, requests, delete_topic), STRIDES[scene])

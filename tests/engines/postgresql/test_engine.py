@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -769,145 +768,9 @@ def test_only_a_writer_that_is_alone_commits_with_its_flush(
         assert flushes_apart(one, NewEvent("T", 0, id=known.id))  # another writer's may not be flushed
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda store: store.append("a-1", [evlog.NewEvent("T")]),
-        lambda store: store.append("a-1", [evlog.NewEvent("T")], expected=3),
-        lambda store: store.append_many([("a-1", [evlog.NewEvent("T")]), ("a-2", [evlog.NewEvent("T")])]),
-        lambda store: store.redact(2, reason="r"),
-        lambda store: store.set_retention("a-1", max_count=2),
-        lambda store: store.compact(force=True),
-    ],
-    ids=["append", "expected", "several streams", "redact", "retain", "compact"],
-)
-def test_nothing_changes_in_another_store_that_was_made_in_its_place(
-    postgresql_url: Url, change: Callable[[evlog.EventStore], object]
-) -> None:
-    url = postgresql_url()
-
-    def make() -> None:
-        with evlog.open(url, create=True) as store:
-            store.append("a-1", [evlog.NewEvent("T", id=UUID(int=number + 1)) for number in range(3)])
-            store.set_retention("a-1", max_count=1)
-
-    make()
-    with evlog.open(url) as store:
-        assert store.stream_version("a-1") == 3
-        with psycopg.connect(url.partition("?")[0], autocommit=True) as connection:
-            connection.execute(f"drop schema {url.partition('schema=')[2]} cascade".encode())
-        make()
-        with evlog.open(url) as other:
-            before = list(other.read_all(include_system=True))
-        with pytest.raises(evlog.StoreReplaced):
-            change(store)
-    with evlog.open(url) as other:
-        assert list(other.read_all(include_system=True)) == before
-        assert other.verify().ok
-
-
 def engine_of(store: evlog.EventStore) -> PostgresqlEngine:
     assert isinstance(store.engine, PostgresqlEngine)
     return store.engine
-
-
-def run_through(run: evlog.Subscription) -> None:
-    with run:
-        for _ in run:
-            pass
-
-
-USES: dict[str, Callable[[evlog.EventStore], object]] = {
-    "head": lambda store: store.head,
-    "read": lambda store: list(store.read("a-1")),
-    "a stream that is not there": lambda store: list(store.read("a-9")),
-    "read_all": lambda store: list(store.read_all()),
-    "after the end": lambda store: list(store.read_all(after=99)),
-    "query": lambda store: list(store.query("type=T")),
-    "get": lambda store: store.get(UUID(int=9)),
-    "stream_version": lambda store: store.stream_version("a-1"),
-    "streams": lambda store: list(store.streams()),
-    "info": lambda store: store.info(),
-    "verify": lambda store: store.verify(),
-    "policies": lambda store: store.policies(),
-    "standing": lambda store: store.standing,
-    "state": lambda store: store.state("a-1", snapshot="s"),
-    "snapshots": lambda store: store.snapshots(),
-    "snapshot": lambda store: store.snapshot("s"),
-    "delete_snapshot": lambda store: store.delete_snapshot("s"),
-    "subscriptions": lambda store: store.subscriptions(),
-    "subscription": lambda store: store.subscription("n"),
-    "parked": lambda store: store.parked("n"),
-    "reset_subscription": lambda store: store.reset_subscription("n", 1),
-    "delete_subscription": lambda store: store.delete_subscription("n"),
-    "a named subscription": lambda store: run_through(store.subscribe("n", follow=False)),
-    "a new name": lambda store: run_through(store.subscribe("new", follow=False)),
-    "subscribe": lambda store: run_through(store.subscribe(after=0, follow=False)),
-    "history": lambda store: list(engine_of(store).read_frames(0, 99)),
-    "removed history": lambda store: list(engine_of(store).read_removed(0, 99)),
-}
-
-
-def name_and_keep(store: evlog.EventStore) -> None:
-    """Leave a checkpoint and a snapshot."""
-    run_through(store.subscribe("n", follow=False, to=1))
-    store.state("a-1", snapshot="s")
-    store.state(snapshot="s")
-
-
-def replace_schema(url: str) -> None:
-    """Drop the store's schema, and make another store in its place, with the same content."""
-    with psycopg.connect(url.partition("?")[0], autocommit=True) as connection:
-        connection.execute(f"drop schema {url.partition('schema=')[2]} cascade".encode())
-    with evlog.open(url, create=True) as store:
-        store.append("a-1", [evlog.NewEvent("T", id=UUID(int=number + 1)) for number in range(3)])
-        name_and_keep(store)
-
-
-@pytest.mark.parametrize("is_used", [False, True])
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
-def test_nothing_is_read_of_another_store_that_was_made_in_its_place(
-    postgresql_url: Url, use: Callable[[evlog.EventStore], object], is_used: bool
-) -> None:
-    url = postgresql_url()
-    with evlog.open(url, create=True) as store:
-        store.append("a-1", [evlog.NewEvent("T", id=UUID(int=number + 1)) for number in range(3)])
-        name_and_keep(store)
-        if is_used:  # its statements are prepared
-            with contextlib.suppress(evlog.EvlogError):
-                use(store)
-        replace_schema(url)
-        with evlog.open(url) as other:
-            before = other.subscription("n"), other.snapshots()
-        with pytest.raises(evlog.StoreReplaced):
-            use(store)
-    with evlog.open(url) as other:
-        after = other.subscription("n"), other.snapshots()
-    assert before == (after[0]._replace(lag_seconds=before[0].lag_seconds), after[1])
-
-
-def follow_across(store: evlog.EventStore, name: str | None, url: str) -> None:
-    """Take an event, replace the schema, and take events until one does not come."""
-    with store.subscribe(name, after=None if name else 1) as run:
-        assert run.next_event(LONG_SECONDS) is not None
-        replace_schema(url)
-        while run.next_event(LONG_SECONDS) is not None:
-            pass
-
-
-@pytest.mark.parametrize("listen", ["yes", "no"])
-@pytest.mark.parametrize("name", [None, "n"])
-def test_a_run_ends_where_another_store_was_made_in_its_place(
-    postgresql_url: Url, name: str | None, listen: str
-) -> None:
-    url = postgresql_url()
-    with evlog.open(f"{url}&listen={listen}", create=True) as store:
-        store.append("a-1", [evlog.NewEvent("T", id=UUID(int=number + 1)) for number in range(3)])
-        name_and_keep(store)
-        with pytest.raises(evlog.StoreReplaced):
-            follow_across(store, name, url)
-    with evlog.open(url) as other:
-        assert other.subscription("n").position == 1
 
 
 def test_a_transaction_that_fails_at_its_commit_fails_with_the_servers_error(postgresql_url: Url) -> None:
