@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from evlog.engines.messages import ID, POSITION, TIME, VERSION
 from evlog.engines.nats.jetstream import BATCH, JetStream, Stored
@@ -47,10 +47,22 @@ _FIRST_WINDOW: Final = 512
 _WINDOW_PER_EVENT: Final = 8  # where only some events are asked for: a checkpoint asks for one
 _FIELDS: Final = {POSITION: 0, VERSION: 1}  # of a record
 _END: Final = 1 << 62
+_LISTED: Final = 400  # streams whose last messages are looked up at once: each has one or two
 Framed = tuple[int, Event]
 """An event, after the position of the first one of its append."""
 Begun = tuple["Stored | None", "State"]
 """What a read begins with: the last message that it may return, and the state."""
+
+
+class Stubbed(NamedTuple):
+    """The redacted events of a stream: how many, and the last version and time."""
+
+    events: int = 0
+    version: int = 0
+    time_us: int = 0
+
+
+_NO_STUBS: Final = Stubbed()
 
 
 class State:
@@ -62,6 +74,7 @@ class State:
         self.rules = Rules()
         self.redacted = Redacted(())
         self.stubs: list[Framed] = []  # redacted events without their content, by position
+        self.stubbed: dict[str, Stubbed] = {}  # the same by stream
 
 
 class Reader:
@@ -102,6 +115,11 @@ class Reader:
             stubs[position] = kept
         new.redacted = Redacted(filter(None, map(maybe_decode_redaction, new.rules.redactions)))
         new.stubs = [kept for _, kept in sorted(stubs.items()) if kept is not None]
+        for _, event in new.stubs:
+            events, version, time_us = new.stubbed.get(event.stream, _NO_STUBS)
+            new.stubbed[event.stream] = Stubbed(
+                events + 1, max(version, event.version), max(time_us, event.time_us)
+            )
         with self._mutex:
             if new.sequence > self._state.sequence:
                 self._state = new
@@ -345,8 +363,8 @@ class Reader:
         """Return the last version of a stream, by the last messages of its subjects."""
         event, kept = (found.get(subject) for subject in self.version_subjects(stream))
         version = 0 if event is None else event.number(VERSION)
-        stubs = [framed[1].version for framed in self._state.stubs if framed[1].stream == stream]
-        return max(version, 0 if kept is None else decode_last(kept)[0], *stubs, 0)
+        stubbed = self._state.stubbed.get(stream, _NO_STUBS)
+        return max(version, 0 if kept is None else decode_last(kept)[0], stubbed.version)
 
     def removed(self, after: int = 0, to: int | None = None) -> list[RemovedRecord]:
         """Return the removed events between two positions, by position."""
@@ -365,12 +383,20 @@ class Reader:
     def counts(self, filter: str) -> dict[str, int]:
         """Return how many messages each subject of a filter has, as the leader has it."""
         found: dict[str, int] = {}
-        while True:
-            answer = self._jetstream.call("STREAM.INFO", {"subjects_filter": filter, "offset": len(found)})
-            page = answer["state"].get("subjects") or {}
+        for _, page in self._count_pages(filter):
             found |= page
-            if not page or len(found) >= answer.get("total", 0):
-                return found
+        return found
+
+    def _count_pages(self, filter: str) -> Iterator[tuple[int, dict[str, int]]]:
+        """Iterate over pages of `counts`, each with the sequence up to which it counts at least."""
+        offset = 0
+        while True:
+            answer = self._jetstream.call("STREAM.INFO", {"subjects_filter": filter, "offset": offset})
+            page: dict[str, int] = answer["state"].get("subjects") or {}
+            offset += len(page)
+            yield int(answer["state"]["last_seq"]), page
+            if not page or offset >= answer.get("total", 0):
+                return
 
     def count_unpurged(self, state: State) -> int:
         """Return how many messages are events of users that are removed and not purged yet."""
@@ -386,42 +412,75 @@ class Reader:
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
         state, now_us = self.state(), time.time_ns() // 1000
-        subject = self._subjects.events if include_system else self._subjects.user_events
-        counts = {of_token(name.rpartition(".")[2]): n for name, n in self.counts(subject).items()}
-        for name in self.counts(self._subjects.lasts):
-            counts.setdefault(of_token(name.rpartition(".")[2]), 0)
-        for _, event in state.stubs:
-            counts[event.stream] = counts.get(event.stream, 0) + 1
-        purging = dict(state.control.purging)
+        end, counts = self._stream_counts(state, include_system=include_system)
+        lasts = {_stream_in(subject) for subject in self.counts(self._subjects.lasts)}
         names = [
             name
-            for name in sorted(counts, key=lambda name: name.encode())
+            for name in sorted(counts.keys() | lasts, key=lambda name: name.encode())
             if name.startswith(prefix or "")
             and (include_system or not name.startswith("$"))
             and category in (None, name.partition("-")[0])
         ]
-        subjects = [name for stream in names for name in self.version_subjects(stream)]
-        found = self._jetstream.last_of_each(subjects)
-        for name in names:
-            rule = state.rules.rule_for(name)
-            version = self.version_in(found, name)
-            if rule is not None and rule.is_deleted(version) and not include_deleted:
-                continue
-            there, kept = (found.get(subject) for subject in self.version_subjects(name))
-            time_us = max(
-                0 if there is None else there.number(TIME),
-                0 if kept is None else decode_last(kept)[1],
-                *(framed[1].time_us for framed in state.stubs if framed[1].stream == name),
-                0,
-            )
-            there_from = max(version - counts[name], purging.get(name, 0)) + 1
-            first = max(there_from, first_visible_version(rule, version))
-            since_us = visible_since_us(rule, now_us)
-            if since_us is not None and first <= version:
-                visible = self.read_stream(StreamSelection(name, first, limit=1))
-                first = next((each.version for each in visible), version + 1)
-            retention = None if rule is None or rule == KEEP_ALL else retention_of(rule, version)
-            yield StreamInfo(name, version - first + 1, first, version, time_us, retention)
+        for at in range(0, len(names), _LISTED):
+            part = names[at : at + _LISTED]
+            subjects = [self._subjects.stream(name) for name in part]
+            subjects += [self._subjects.last(name) for name in part if name in lasts]
+            found = self._jetstream.last_of_each(subjects)
+            for name in part:
+                last = found.get(self._subjects.stream(name))
+                if (last is None and name not in lasts) or (last is not None and last.sequence > end):
+                    info = self._info(state, name, *self._look_again(state, name), now_us)
+                else:
+                    info = self._info(state, name, found, counts.get(name, 0), now_us)
+                if include_deleted or info.retention is None or not info.retention.deleted:
+                    yield info
+
+    def _stream_counts(self, state: State, *, include_system: bool) -> tuple[int, dict[str, int]]:
+        """Return how many events each stream has, and the sequence up to which at least they are counted."""
+        end, counts = _END, dict[str, int]()
+        for up_to, page in self._count_pages(
+            self._subjects.events if include_system else self._subjects.user_events
+        ):
+            end = min(end, up_to)
+            counts.update((_stream_in(subject), count) for subject, count in page.items())
+        for name, stubbed in state.stubbed.items():
+            counts[name] = counts.get(name, 0) + stubbed.events
+        return end, counts
+
+    def _look_again(self, state: State, name: str) -> tuple[dict[str, Stored], int]:
+        """Return the last messages of a stream that has changed meanwhile, and how many events it has."""
+        subject = self._subjects.stream(name)
+        while True:
+            ((end, counts),) = self._count_pages(subject)
+            found = self._jetstream.last_of_each(self.version_subjects(name))
+            last = found.get(subject)
+            if last is None or last.sequence <= end:
+                return found, counts.get(subject, 0) + state.stubbed.get(name, _NO_STUBS).events
+
+    def _info(
+        self, state: State, name: str, found: Mapping[str, Stored], count: int, now_us: int
+    ) -> StreamInfo:
+        """Return a stream with this number of events and these last messages."""
+        rule = state.rules.rule_for(name)
+        version = self.version_in(found, name)
+        last, kept = (found.get(subject) for subject in self.version_subjects(name))
+        time_us = max(
+            0 if last is None else last.number(TIME),
+            0 if kept is None else decode_last(kept)[1],
+            state.stubbed.get(name, _NO_STUBS).time_us,
+        )
+        there_from = max(version - count, dict(state.control.purging).get(name, 0)) + 1
+        first = max(there_from, first_visible_version(rule, version))
+        since_us = visible_since_us(rule, now_us)
+        if since_us is not None and first <= version:
+            visible = self.read_stream(StreamSelection(name, first, limit=1))
+            first = next((each.version for each in visible), version + 1)
+        retention = None if rule is None or rule == KEEP_ALL else retention_of(rule, version)
+        return StreamInfo(name, version - first + 1, first, version, time_us, retention)
+
+
+def _stream_in(subject: str) -> str:
+    return of_token(subject.rpartition(".")[2])
 
 
 def _without_removed(state: State, found: Iterable[Framed]) -> list[Framed]:

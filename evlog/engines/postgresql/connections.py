@@ -350,23 +350,33 @@ class Connections:
         Args:
             seconds: for how long; None: the address's time-out.
         """
-        pause = Pause(time.monotonic() + (self.address.timeout_seconds if seconds is None else seconds))
-        is_moving = False
+        tries = _Tries(self.address.timeout_seconds if seconds is None else seconds)
         while True:
             try:
                 with self.lend() as connection:
                     return call(connection)
             except (StoreUnreachable, EngineError) as error:
-                cause = error.__cause__
-                # A standby cancels a read of what its primary has removed.
-                if isinstance(error, EngineError) and not isinstance(cause, SerializationFailure):
-                    raise
-                if isinstance(cause, psycopg.Error) and is_read_only(cause):
-                    if is_moving:
-                        raise
-                    is_moving = True  # another connection may lead to the primary
                 self.forget_idle()
-                if not pause.take():
+                if not tries.take(error):
+                    raise
+
+    def retry_each(self, call: Callable[[Session], Iterator[_T]]) -> Iterator[_T]:
+        """Iterate over what a function returns; if the connection breaks, call it again.
+
+        Args:
+            call: called again, it continues after what it has returned before.
+        """
+        tries = _Tries(self.address.timeout_seconds)
+        while True:
+            try:
+                with self.lend() as connection:
+                    for item in call(connection):
+                        yield item
+                        tries = _Tries(self.address.timeout_seconds)
+                    return
+            except (StoreUnreachable, EngineError) as error:
+                self.forget_idle()
+                if not tries.take(error):
                     raise
 
     def fetch(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[Row]:
@@ -441,6 +451,26 @@ class Connections:
         self._mutex = threading.Lock()
         leave_to_parent(self._idle)
         self._idle = []
+
+
+class _Tries:
+    """The tries of a call that may be made twice."""
+
+    def __init__(self, seconds: float) -> None:
+        self._pause = Pause(time.monotonic() + seconds)
+        self._is_moving = False
+
+    def take(self, error: StoreUnreachable | EngineError) -> bool:
+        """Wait before the next try; return false if another one cannot help, or the time is over."""
+        cause = error.__cause__
+        # A standby cancels a read of what its primary has removed.
+        if isinstance(error, EngineError) and not isinstance(cause, SerializationFailure):
+            return False
+        if isinstance(cause, psycopg.Error) and is_read_only(cause):
+            if self._is_moving:
+                return False
+            self._is_moving = True  # another connection may lead to the primary
+        return self._pause.take()
 
 
 def wait_readable(descriptors: list[int], seconds: float) -> list[int]:

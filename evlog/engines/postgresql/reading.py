@@ -7,6 +7,7 @@ comes in one round trip with the answer whether there are policies that are not 
 from __future__ import annotations
 
 import time
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.postgresql import wire
@@ -21,9 +22,9 @@ from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from evlog.engines.postgresql.connections import Connection, Parameters, Session
+    from evlog.engines.postgresql.connections import Connection, Parameters, Row, Session
     from evlog.model.filters import EventFilter, LogSelection, StreamSelection
-    from evlog.model.retention import Rule
+    from evlog.model.retention import Rule, Rules
 
 _PAGE_ROWS: Final = 2000
 _FIRST_ROWS: Final = 100
@@ -37,6 +38,11 @@ class Reader:
         self._connections = connections
         self.policies = PolicyCache(connections.address)
         self._statements: dict[tuple[str, ...], Statement] = {}  # each is made once; threads may race
+        sql = connections.address.sql
+        self._head = Statement(sql("select position from {schema}.head where {same}"))
+        self._versions = Statement(
+            sql("select stream_id, version from {schema}.last_versions where {same} and stream_id = any($1)")
+        )
 
     @matching_content
     def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
@@ -121,49 +127,68 @@ class Reader:
     def versions(self, streams: Sequence[str]) -> list[int]:
         return self._connections.retry(lambda session: self.versions_in(session, streams))
 
-    def versions_in(self, connection: Connection, streams: Sequence[str]) -> list[int]:
+    def versions_in(self, session: Session, streams: Sequence[str]) -> list[int]:
         """Return the last versions, by a connection that the caller has."""
-        rows = connection.execute(
-            self._connections.address.sql(
-                "select stream_id, version from {schema}.last_versions where {same} and stream_id = any(%s)"
-            ),
-            (list(streams),),
-        ).fetchall()
-        found: dict[str, int] = dict(rows)
+        (result,) = session.run([(self._versions, (wire.texts(streams),))])
+        found: dict[str, int] = dict(load_rows(result, tuple))
         return [found.get(stream, 0) for stream in streams]
 
     def streams(
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
 
-        def found_in(connection: Session) -> list[StreamInfo]:
-            rules = self.policies.refreshed(connection)
-            rows = connection.execute(
-                self._connections.address.sql(
-                    "select stream_id, version, events, (extract(epoch from last_time) * 1000000)::bigint "
-                    "from {schema}.last_versions "
-                    "where (%(category)s::text is null or stream_type = %(category)s) "
-                    "and (%(prefix)s::text is null or starts_with(stream_id, %(prefix)s)) "
-                    "order by stream_id"
-                ),
-                {"category": category, "prefix": prefix},
-            ).fetchall()
-            now_us = time.time_ns() // 1000
-            found = []
-            for name, version, events, time_us in rows:
-                if name.startswith(SYSTEM_PREFIX) and not include_system:
-                    continue
-                first, count, kept = version - events + 1, events, None
-                rule = rules.rule_for(name)
-                if rule is not None and rule != KEEP_ALL:
-                    kept = retention_of(rule, version)
-                    if kept.deleted and not include_deleted:
-                        continue
-                    first, count = self._visible(connection, name, rule, version, first, now_us)
-                found.append(StreamInfo(name, count, first, version, time_us, kept))
-            return found
+        after = ""  # the last stream that was returned: no name is empty
 
-        return iter(self._connections.retry(found_in))
+        def pages_in(session: Session) -> Iterator[list[StreamInfo]]:
+            nonlocal after
+            now_us = time.time_ns() // 1000
+            for rules, rows in self._pages_of_streams(session, category, prefix, after):
+                page = []
+                for name, version, events, time_us in rows:
+                    if name.startswith(SYSTEM_PREFIX) and not include_system:
+                        continue
+                    first, count, kept = version - events + 1, events, None
+                    rule = rules.rule_for(name)
+                    if rule is not None and rule != KEEP_ALL:
+                        kept = retention_of(rule, version)
+                        if kept.deleted and not include_deleted:
+                            continue
+                        first, count = self._visible(session, name, rule, version, first, now_us)
+                    page.append(StreamInfo(name, count, first, version, time_us, kept))
+                if len(rows) < _PAGE_ROWS:
+                    session.execute("commit")
+                yield page
+                after = rows[-1][0] if rows else after
+
+        self._connections.check_open()
+        return chain.from_iterable(self._connections.retry_each(pages_in))
+
+    def _pages_of_streams(
+        self, session: Session, category: str | None, prefix: str | None, after: str
+    ) -> Iterator[tuple[Rules, list[Row]]]:
+        """Iterate over the streams after one, in one transaction, with the rules in force then.
+
+        The caller ends the transaction after the last page, the first one that is not full.
+        """
+        sql = self._connections.address.sql
+        session.execute("begin isolation level repeatable read read only")
+        rules = self.policies.refreshed(session)
+        session.execute(
+            sql(
+                "declare evlog_streams cursor for "
+                "select stream_id, version, events, (extract(epoch from last_time) * 1000000)::bigint "
+                "from {schema}.last_versions where {same} and stream_id > %(after)s "
+                "and (%(category)s::text is null or stream_type = %(category)s) "
+                "and (%(prefix)s::text is null or starts_with(stream_id, %(prefix)s)) "
+                "order by stream_id"
+            ),
+            {"category": category, "prefix": prefix, "after": after},
+        )
+        is_last = False
+        while not is_last:
+            rows = session.execute(f"fetch {_PAGE_ROWS} from evlog_streams").fetchall()
+            is_last = len(rows) < _PAGE_ROWS
+            yield rules, rows
 
     def _visible(
         self, connection: Connection, stream: str, rule: Rule, version: int, first: int, now_us: int
@@ -184,16 +209,9 @@ class Reader:
         return first, max(0, version - first + 1)
 
     def head(self) -> int:
-        return self._connections.retry(self.head_in)
-
-    def head_in(self, connection: Connection) -> int:
-        """Return the last position, by a connection that the caller has."""
-        row = connection.execute(
-            self._connections.address.sql("select position from {schema}.head where {same}")
-        ).fetchone()
-        assert row is not None
-        position: int = row[0]
-        return position
+        (result,) = self._connections.retry(lambda session: session.run([(self._head, ())]))
+        ((position,),) = load_rows(result, tuple)
+        return int(position)
 
 
 class _Pages:

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, NoReturn
 from uuid import UUID, uuid4
@@ -20,7 +20,7 @@ from evlog.engines.nats import compaction, connections, history, session
 from evlog.engines.nats.address import Address
 from evlog.engines.nats.connections import Connections
 from evlog.engines.nats.engine import NatsEngine
-from evlog.engines.nats.jetstream import JetStream
+from evlog.engines.nats.jetstream import JetStream, Stored
 from evlog.engines.nats.layout import Subjects, encode_id, tail_place
 from evlog.engines.nats.session import Lost
 from evlog.errors import NotAStore, ServerUnsuitable, StoreAccessDenied, StoreNotFound, StoreUnreachable
@@ -873,3 +873,27 @@ def test_subjects_of_two_stores_do_not_meet(nats_server: nats.Cluster) -> None:
         assert [int(event.data) for event in one.read_all()] == [1]
         assert one.id != other.id
         assert Subjects("near").prefix not in Subjects("near-2").prefix
+
+
+def test_streams_that_change_while_they_are_listed_are_listed_as_they_are(
+    nats_url: NewUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.engines.nats.reading._LISTED", 2)
+    look = JetStream.last_of_each
+    with evlog.open(url := nats_url(), create=True) as store, evlog.open(url) as other:
+        for stream in ("a-1", "a-2", "a-3", "a-4"):
+            store.append(stream, [NewEvent("T"), NewEvent("T")])
+
+        def change(jetstream: JetStream, subjects: Sequence[str]) -> dict[str, Stored]:
+            monkeypatch.setattr(JetStream, "last_of_each", look)
+            other.append("a-1", [NewEvent("T")])
+            other.append("a-3", [NewEvent("T")])
+            other.set_retention("a-4", before=3)
+            other.compact(force=True)
+            return look(jetstream, subjects)
+
+        monkeypatch.setattr(JetStream, "last_of_each", change)
+        found = [
+            (info.stream, info.events, info.first_version, info.last_version) for info in store.streams()
+        ]
+        assert found == [("a-1", 3, 1, 3), ("a-2", 2, 1, 2), ("a-3", 3, 1, 3), ("a-4", 0, 3, 2)]

@@ -23,7 +23,8 @@ from evlog.engines.postgresql.appends import FLUSH
 from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
 from evlog.engines.postgresql.connections import Address, Connections, DatabaseNotFound, Session, Statement
 from evlog.engines.postgresql.engine import PostgresqlEngine
-from evlog.model.events import MAX_EVENT_BYTES, Event
+from evlog.model.appends import AppendRequest
+from evlog.model.events import JSON_CODE, MAX_EVENT_BYTES, Event
 from evlog.testing.base import in_threads
 from tests.support.postgresql import PostgresqlServer
 from tests.support.programs import let_go, start_python, suspended
@@ -787,3 +788,44 @@ def test_a_transaction_that_fails_at_its_commit_fails_with_the_servers_error(pos
             with pytest.raises(psycopg.errors.UniqueViolation):
                 session.run([(add, ())], [(one, ())])
         assert len(session.run([(one, ())])) == 1
+
+
+@pytest.mark.parametrize("listen", ["yes", "no"])
+def test_streams_are_listed_in_pages_as_of_one_moment(
+    postgresql_url: Url, monkeypatch: pytest.MonkeyPatch, listen: str
+) -> None:
+    monkeypatch.setattr("evlog.engines.postgresql.reading._PAGE_ROWS", 2)
+    with evlog.open(f"{postgresql_url()}&listen={listen}", create=True) as store:
+        for name in ("a-1", "a-2", "a-3", "a-4", "a-5", "$own"):
+            store.engine.append(AppendRequest.own(name, ("T", None, JSON_CODE, b"0", None)))
+        store.set_retention("a-5", max_count=1)
+        found = store.streams()
+        before = next(found)
+        store.append_many([("a-3", [NewEvent("T")]), ("a-5", [NewEvent("T")]), ("a-9", [NewEvent("T")])])
+        rest = [(info.stream, info.last_version, info.events) for info in found]
+        assert before.stream == "a-1"
+        assert rest == [("a-2", 1, 1), ("a-3", 1, 1), ("a-4", 1, 1), ("a-5", 1, 1)]
+        assert [(info.stream, info.last_version) for info in store.streams()][2:] == [
+            ("a-3", 2),
+            ("a-4", 1),
+            ("a-5", 2),
+            ("a-9", 1),
+        ]
+        assert next(store.streams(prefix="a-2")).stream == "a-2"
+
+
+def test_a_listing_of_streams_continues_after_its_connection_is_lost(
+    postgresql_url: Url, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.engines.postgresql.reading._PAGE_ROWS", 2)
+    with evlog.open(url := postgresql_url(), create=True) as store:
+        names = [f"a-{number}" for number in range(7)]
+        store.append_many([(name, [NewEvent("T")]) for name in names])
+        found = store.streams()
+        taken = [next(found).stream for _ in range(3)]
+        with connect(url) as other:
+            other.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() "
+                "and query like '%evlog_streams%'"
+            )
+        assert taken + [info.stream for info in found] == names
