@@ -39,7 +39,7 @@ class TestDirectory(Conformance):
 
 
 class TestOneSegment(RedactionTests, TagTests, ConditionTests, DecideTests, RetentionTests):
-    """A small store has only its active segment, whose tags, versions and policies have look-ups of their own."""
+    """A small store has only its active segment, with look-ups of its own for tags, versions and policies."""
 
     @pytest.fixture
     def new_store(self, memory_path: Path) -> NewStore:
