@@ -51,6 +51,12 @@ def test_a_stop_while_an_object_is_deleted_is_not_lost() -> None:
     assert stop_of(lambda _: Interrupted()).signum == signal.SIGTERM
 
 
+def test_a_timeout_may_be_longer_than_pythons_clock() -> None:
+    with Stops(1e300):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 9e9
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
 def test_a_timeout_that_did_not_wake_the_main_thread_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(stops: Stops) -> None:
         with stops.held:

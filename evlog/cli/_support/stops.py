@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import time
+from _thread import TIMEOUT_MAX  # threading has it too, but costs an import
 
 from evlog.cli._support import console
 from evlog.errors import BY_SIGNAL
@@ -73,7 +74,8 @@ class Stops:
         for signum in (*wanted, _READER_LEFT, signal.SIGALRM):
             self._former[signum] = signal.signal(signum, self._handle)
         if self._timeout_seconds is not None:
-            signal.setitimer(signal.ITIMER_REAL, self._timeout_seconds, _AGAIN_SECONDS)
+            # Python's clock ends after 292 years.
+            signal.setitimer(signal.ITIMER_REAL, min(self._timeout_seconds, TIMEOUT_MAX), _AGAIN_SECONDS)
         if self._watch_reader:
             self._start_watching()
         return self
