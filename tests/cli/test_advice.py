@@ -12,7 +12,7 @@ import pytest
 
 from evlog import errors
 from evlog.cli._support import advice
-from evlog.cli._support.group import COMMANDS
+from evlog.cli._support.commands import COMMANDS
 from evlog.cli._support.plain import load
 from tests.cli.conftest import Evlog
 

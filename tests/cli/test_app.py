@@ -20,7 +20,7 @@ import pytest
 import evlog as library
 from evlog import errors
 from evlog.cli import app
-from evlog.cli._support.group import COMMANDS
+from evlog.cli._support.commands import COMMANDS
 from evlog.files.disk.file_lock import FileLock
 from tests.cli.conftest import NO_BYTECODE, Evlog, as_lines, command, run_process, start
 from tests.support.helpers import flip_bit

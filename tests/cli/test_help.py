@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evlog.cli._support.group import COMMANDS
+from evlog.cli._support.commands import COMMANDS
 from tests.cli.conftest import Evlog, on_terminal
 from tests.support.programs import ROOT
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from types import ModuleType
 
-__all__ = ["COMMANDS", "HELP", "LazyGroup", "invoke"]
-
 HELP: Final = """An event store in a directory: append-only, ordered, versioned, idempotent.
 
 Every event belongs to a stream (one thing's history, such as order-42), where it has a version, and has a
@@ -64,11 +62,7 @@ class LazyGroup(_Helpful, TyperGroup):
         # Typer suggests names from this mapping.
         super().__init__(**attributes | {"commands": dict.fromkeys(COMMANDS), "context_settings": _SETTINGS})
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - Typer's signature
-        """Return the names in the order in which the help lists them."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - Typer's signature
         """Import a command and build its parameters."""
         return _build(cmd_name, load(cmd_name)) if cmd_name in COMMANDS else None
 
@@ -322,5 +316,4 @@ def _usage_message(error: ClickException) -> str:
         takes_none = not any(isinstance(parameter, TyperArgument) for parameter in parameters)
         if takes_none and any(parameter.name == STORE.name for parameter in parameters):
             return f"{message}; --store names the store (`{command} --help` shows how it is used)"
-    message = message.replace("is not a valid int range", "is not a whole number")
     return f"{message[:1].lower()}{message[1:]}; `{command} --help` shows how it is used"
