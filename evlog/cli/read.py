@@ -58,7 +58,7 @@ def command(given: Given) -> None:
     check_selection(given)
     if given.context is not None and given.reverse:
         raise InvalidArgument("--context is for reading forwards", "leave --reverse out")
-    form = given.output or ("table" if console.stdout_is_terminal() else "json")
+    form = options.form_of(given)
     names = options.fields_of(given)
     selection = selection_of(given)
     with options.open_store(given) as store:

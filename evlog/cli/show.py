@@ -38,7 +38,7 @@ _HEX_DIGITS: Final = 32
 def command(given: Given) -> None:
     """Print the events in the order in which they are named."""
     names = [parse_event(text) for text in given.id]
-    form = given.output or ("pretty" if console.stdout_is_terminal() else "json")
+    form = options.form_of(given, "pretty")
     fields = options.fields_of(given)
     missing: list[EventNotFound] = []
     from evlog.cli._support.output import in_batches, make_form

@@ -52,7 +52,7 @@ def command(given: Given) -> None:
         raise InvalidArgument("the query is too long", f"give at most {error.limit_bytes} bytes") from None
     except UnicodeDecodeError:
         raise InvalidArgument("the query is not UTF-8", "give a text") from None
-    form = given.output or ("table" if console.stdout_is_terminal() else "json")
+    form = options.form_of(given)
     with options.open_store(given) as store:
         from evlog.adapters.sql import Database
         from evlog.cli._support.pager import Paged

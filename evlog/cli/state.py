@@ -93,7 +93,7 @@ def command(given: Given) -> None:
         except EvlogError as error:
             unsaved = SnapshotNotSaved(given.snapshot, error)
             console.set_verdict(unsaved.exit_code)
-    form = given.output or ("pretty" if console.stdout_is_terminal() else "json")
+    form = options.form_of(given, "pretty")
     if form == "data":
         console.write(raw + b"\n")
     elif form == "json":

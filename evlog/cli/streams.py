@@ -43,7 +43,7 @@ def command(given: Given) -> None:
     """Print the streams."""
     with options.open_store(given) as store:
         streams = store.streams(given.category, given.prefix, include_deleted=given.deleted)
-        if given.fields is None and (given.output or _usual_form()) == "json":
+        if given.fields is None and options.form_of(given) == "json":
             for chunk in _as_json(streams):
                 console.write(chunk)
             return
@@ -65,10 +65,6 @@ def command(given: Given) -> None:
             cells={"retention": in_words},
             least_columns={"first_version": WIDE, "last_time": MEDIUM},  # else names are cut
         )
-
-
-def _usual_form() -> str:
-    return "table" if console.stdout_is_terminal() else "json"
 
 
 def _as_json(streams: Iterable[evlog.StreamInfo]) -> Iterator[bytes]:

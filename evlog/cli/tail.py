@@ -198,7 +198,7 @@ class _Plan:
         self.follow: bool = given.follow
         self.timeout_seconds = _maybe_seconds(given.timeout)
         self.idle_seconds = _maybe_seconds(given.idle)
-        self.form: str = given.output or ("table" if console.stdout_is_terminal() else "json")
+        self.form: str = options.form_of(given)
         self.fields = options.fields_of(given)
         self.exec: str | None = given.exec
         self.retries: int = _RETRIES if given.retries is None else given.retries

@@ -44,7 +44,7 @@ def command(given: Given) -> None:
     name = parse_event(given.id)
     with options.open_store(given) as store:
         traced = store.trace(name)
-    form = given.output or ("tree" if console.stdout_is_terminal() else "json")
+    form = options.form_of(given, "tree")
     if form == "json":
         console.write(b"".join(map(_as_line, traced)))
         return

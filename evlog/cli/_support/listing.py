@@ -13,7 +13,7 @@ from typing import Any
 
 from evlog.cli._support import console
 from evlog.cli._support.clock import readable_time
-from evlog.cli._support.options import fields_of
+from evlog.cli._support.options import fields_of, form_of
 from evlog.cli._support.pager import Paged
 from evlog.cli._support.parameters import Given
 from evlog.model.json_lines import encode_time
@@ -46,7 +46,7 @@ def print_rows(
         cells: how values are shown to people.
         least_columns: how wide a terminal has to be for a column of a table without --fields.
     """
-    form = given.output or ("table" if console.stdout_is_terminal() else "json")
+    form = form_of(given)
     chosen = fields_of(given, known)
     with Paged():
         for chunk in _drawn(form, chosen, rows, columns, known, cells or {}, nothing, least_columns):
@@ -55,7 +55,7 @@ def print_rows(
 
 def print_one(given: Given, row: Row, columns: Sequence[str], *, cells: Cells) -> None:
     """Print a single row: a name and a value a line on a terminal, else as `print_rows`."""
-    form = given.output or ("pretty" if console.stdout_is_terminal() else "json")
+    form = form_of(given, "pretty")
     known = list(row)
     for chunk in _drawn(form, fields_of(given, known), [row], columns, known, cells, None):
         console.write(chunk)

@@ -173,6 +173,11 @@ def check_streams(given: Given) -> None:
         check_stream_name(given.stream)
 
 
+def form_of(given: Given, for_people: str = "table") -> str:
+    """Return the form that --output names; else one for people on a terminal, and JSON in a pipe."""
+    return given.output or (for_people if console.stdout_is_terminal() else "json")
+
+
 def fields_of(given: Given, known: Sequence[str] | None = None) -> list[str] | None:
     """Return the names that --fields gives; None if it is left out.
 
