@@ -976,10 +976,10 @@ class EventStore:
             InvalidArgument: the handler cannot handle any event; none is acknowledged or parked.
             Unsupported: the engine does not offer `in_transaction`.
         """
-        from evlog.model.checkpoints import check_subscription_name
+        from evlog.model.checkpoints import check_kept_name
         from evlog.subscriptions.retry import check_handling
 
-        check_subscription_name(name)
+        check_kept_name(name)
         check_handling(handler, retries, retry_delay, on_failure, in_transaction=in_transaction)
         with self.subscribe(
             name,

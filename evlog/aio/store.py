@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from evlog.aio.subscription import BYTES_AT_ONCE, AsyncSubscription
 from evlog.aio.workers import Workers
-from evlog.model.checkpoints import check_subscription_name
+from evlog.model.checkpoints import check_kept_name
 from evlog.store import EventStore
 from evlog.store import open as open_store
 from evlog.subscriptions.retry import check_handling
@@ -208,7 +208,7 @@ class AsyncStore:
             handler: an async function. What an ordinary function does, it does in the event loop, and so do
                 upcasters here: they must not block.
         """
-        check_subscription_name(name)
+        check_kept_name(name)
         check_handling(handler, retries, retry_delay, on_failure)
         async with self.subscribe(
             name,

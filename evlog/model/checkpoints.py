@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from evlog.model.filters import EventFilter
 
-MAX_SUBSCRIPTION_NAME_BYTES = 100
+MAX_KEPT_NAME_BYTES = 100  # of a subscription, or a snapshot
 
 
 class Checkpoint(NamedTuple):
@@ -50,12 +50,11 @@ class ParkedEvent(NamedTuple):
 set_late_types(ParkedEvent, id='__import__("uuid").UUID')
 
 
-def check_subscription_name(name: str, kind: str = "subscription") -> str:
+def check_kept_name(name: str, kind: str = "subscription") -> str:
     """Return the name of a subscription or a snapshot, or raise InvalidArgument with what is wrong."""
-    reason = maybe_name_fault(name, MAX_SUBSCRIPTION_NAME_BYTES)
+    reason = maybe_name_fault(name, MAX_KEPT_NAME_BYTES)
     if reason is not None:
         raise InvalidArgument(
-            f"{kind} name {name!r:.80} {reason}; "
-            f"use 1 to {MAX_SUBSCRIPTION_NAME_BYTES} bytes of printable UTF-8"
+            f"{kind} name {name!r:.80} {reason}; use 1 to {MAX_KEPT_NAME_BYTES} bytes of printable UTF-8"
         )
     return name

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
 
-from evlog.model.checkpoints import check_subscription_name
+from evlog.model.checkpoints import check_kept_name
 from evlog.model.events import moment_of, upcast_all
 from evlog.model.filters import EventFilter, LogSelection, StreamSelection
 from evlog.model.json_text import decode_json, encode_json
@@ -133,7 +133,7 @@ def compute(
         end = head if end is None else min(end, head)
     if snapshot is None:
         return _folded(engine, selection, fold, None, end, upcast)[0], _keep_nothing
-    check_subscription_name(snapshot, "snapshot")
+    check_kept_name(snapshot, "snapshot")
     fold.check_named()
     # Counted before the events are read, because a compaction or a redaction may come during the read.
     removals = engine.removals() if stream is None else 0

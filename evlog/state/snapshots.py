@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from evlog.errors import CorruptionError, SnapshotNotFound
-from evlog.model.checkpoints import check_subscription_name
+from evlog.model.checkpoints import check_kept_name
 from evlog.model.filters import EVERYTHING
 from evlog.model.named import NamedTuple
 from evlog.model.retention import REDACTIONS_STREAM
@@ -147,7 +147,7 @@ def describe(engine: Engine, name: str, stream: str | None) -> SnapshotInfo:
         SnapshotNotFound: there is none.
         CorruptionError: it is damaged.
     """
-    raw = engine.snapshot(check_subscription_name(name, "snapshot"), stream).load()
+    raw = engine.snapshot(check_kept_name(name, "snapshot"), stream).load()
     if raw is None:
         raise SnapshotNotFound(name, stream)
     try:
@@ -175,7 +175,7 @@ def delete(engine: Engine, name: str, stream: str | None) -> None:
     Raises:
         SnapshotNotFound: there is none.
     """
-    if not engine.snapshot(check_subscription_name(name, "snapshot"), stream).delete():
+    if not engine.snapshot(check_kept_name(name, "snapshot"), stream).delete():
         raise SnapshotNotFound(name, stream)
 
 
@@ -209,7 +209,7 @@ def wait_for(
     engine: Engine, name: str, stream: str | None, position: int, timeout_seconds: float | None
 ) -> bool:
     """Wait until everything up to a position is in a snapshot; return False when the time is over."""
-    check_subscription_name(name, "snapshot")
+    check_kept_name(name, "snapshot")
     deadline = float("inf") if timeout_seconds is None else time.monotonic() + timeout_seconds
     pause_seconds = _FIRST_PAUSE_SECONDS
     while position_of(engine, name, stream) < position:

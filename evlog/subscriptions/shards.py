@@ -20,7 +20,7 @@ from zlib import crc32
 
 from evlog.errors import InvalidArgument, ShardsApart, SubscriptionBusy, SubscriptionNotFound
 from evlog.model.arguments import maybe_whole
-from evlog.model.checkpoints import check_subscription_name
+from evlog.model.checkpoints import check_kept_name
 from evlog.model.filters import LogSelection
 from evlog.model.named import NamedTuple
 
@@ -94,10 +94,10 @@ def check_name(name: str, shard: Shard | None) -> str:
     Raises:
         InvalidArgument: it cannot be one.
     """
-    check_subscription_name(name)
+    check_kept_name(name)
     if maybe_parse(name) is not None:
         raise InvalidArgument(f"{name!r} is the name of a shard", "give the name before the # and the shard")
-    return check_subscription_name(name_of(name, shard))
+    return check_kept_name(name_of(name, shard))
 
 
 def members(engine: Engine, name: str) -> list[str]:
@@ -106,7 +106,7 @@ def members(engine: Engine, name: str) -> list[str]:
     Raises:
         SubscriptionNotFound: there is none.
     """
-    check_subscription_name(name)
+    check_kept_name(name)
     found = _members(engine, name)
     if not found:
         raise SubscriptionNotFound(name)

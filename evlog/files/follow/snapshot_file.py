@@ -25,7 +25,7 @@ from evlog.files.format.snapshots import (
     decode_snapshot_name,
     encode_snapshot,
 )
-from evlog.model.checkpoints import MAX_SUBSCRIPTION_NAME_BYTES
+from evlog.model.checkpoints import MAX_KEPT_NAME_BYTES
 from evlog.model.events import maybe_name_fault
 
 TYPE_CHECKING = False
@@ -148,7 +148,7 @@ def list_snapshots(log: Log) -> list[tuple[str, str | None]]:
             found.add(name)
             continue
         parsed = paths.maybe_parse_snapshot_name(file)
-        if parsed is None or maybe_name_fault(parsed[0], MAX_SUBSCRIPTION_NAME_BYTES) is not None:
+        if parsed is None or maybe_name_fault(parsed[0], MAX_KEPT_NAME_BYTES) is not None:
             continue
         try:
             stream = None if parsed[1] is None else log.maybe_find_stream(parsed[1])

@@ -19,7 +19,7 @@ from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.format import paths
 from evlog.files.format.headers import FormatFault
 from evlog.files.format.lines import decode_line, encode_line
-from evlog.model.checkpoints import MAX_SUBSCRIPTION_NAME_BYTES, Checkpoint, check_subscription_name
+from evlog.model.checkpoints import MAX_KEPT_NAME_BYTES, Checkpoint, check_kept_name
 from evlog.model.events import Event
 from evlog.model.filters import EventFilter
 from tests.support.programs import next_line, start_python
@@ -70,18 +70,18 @@ def holder(memory_path: Path) -> Iterator[subprocess.Popen[str]]:
     "name", ["a", "mail", "ö" * 50, "../../etc/passwd", ".hidden", "a b", "%", "x" * 100]
 )
 def test_a_name_is_1_to_100_bytes_of_printable_text(name: str) -> None:
-    assert check_subscription_name(name) == name
+    assert check_kept_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "ö" * 51, "x" * 101, "a\nb", "\0", "\ud800", 7])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidArgument, match="subscription name"):
-        check_subscription_name(name)
+        check_kept_name(name)
 
 
 @given(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
-        lambda s: len(s.encode()) <= MAX_SUBSCRIPTION_NAME_BYTES
+        lambda s: len(s.encode()) <= MAX_KEPT_NAME_BYTES
     )
 )
 def test_every_name_has_a_file_name_of_its_own_that_is_safe_everywhere(name: str) -> None:
