@@ -40,9 +40,9 @@ class Reader:
         self._statements: dict[tuple[str, ...], Statement] = {}  # each is made once; threads may race
         sql = connections.address.sql
         self._head = Statement(sql("select position from {schema}.head where {same}"))
-        self._versions = Statement(
-            sql("select stream_id, version from {schema}.last_versions where {same} and stream_id = any($1)")
-        )
+        versions = "select stream_id, version from {schema}.last_versions where {same} and stream_id = "
+        self._version = Statement(sql(f"{versions}$1"))  # planned once, the other one at each call
+        self._versions = Statement(sql(f"{versions}any($1)"))
 
     @matching_content
     def read_stream(self, selection: StreamSelection) -> Iterator[Event]:
@@ -129,7 +129,9 @@ class Reader:
 
     def versions_in(self, session: Session, streams: Sequence[str]) -> list[int]:
         """Return the last versions, by a connection that the caller has."""
-        (result,) = session.run([(self._versions, (wire.texts(streams),))])
+        is_one = len(streams) == 1
+        asked = (self._version, streams[0].encode()) if is_one else (self._versions, wire.texts(streams))
+        (result,) = session.run([(asked[0], asked[1:])])
         found: dict[str, int] = dict(load_rows(result, tuple))
         return [found.get(stream, 0) for stream in streams]
 
