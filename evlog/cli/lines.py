@@ -12,7 +12,7 @@ import os
 from evlog import errors
 from evlog.cli._support import console, options
 from evlog.cli._support.event import make_metadata
-from evlog.cli._support.foreign import foreign_decoder
+from evlog.cli._support.foreign import foreign_decoder, keyed_decoder
 from evlog.cli._support.stdin import read_lines, stdin_descriptor
 from evlog.errors import EXIT_FAILED, EXIT_OK, EventTooLarge, EvlogError, InvalidArgument, SchemaViolation
 from evlog.model.events import MAX_EVENT_BYTES, TEXT_CODE, check_stream_name, check_type
@@ -80,7 +80,7 @@ class Shape:
             from evlog.model.tags import add_tags
 
             self._metadata = add_tags(given.tag, self._metadata)
-        fields = (given.type, given.stream_field, given.type_field, given.id_field, given.data_field)
+        fields = (given.type, given.stream_field, given.type_field, given.data_field)
         self._is_foreign = any(field is not None for field in fields)
         # With a field for the stream, the only argument is the TYPE.
         by_field = given.stream_field is not None
@@ -104,7 +104,7 @@ class Shape:
             raise InvalidArgument(
                 "--expect is about one append to one stream", "add --atomic and STREAM, or leave it out"
             )
-        if given.format == "cloudevents" and (self._is_foreign or given.text):
+        if given.format == "cloudevents" and (self._is_foreign or given.text or given.id_field is not None):
             raise InvalidArgument(
                 "CloudEvents bring their own type, id and data", "leave TYPE and the field options out"
             )
@@ -131,6 +131,8 @@ class Shape:
             from evlog.transfer.cloudevents import cloudevents_decoder
 
             return cloudevents_decoder(self.stream)
+        if not self._is_foreign and self._given.id_field is not None:
+            return keyed_decoder(self.stream, self._metadata, self._given.id_field)
         if not self._is_foreign:
             return own_decoder(self.stream, self._metadata)
         given = self._given

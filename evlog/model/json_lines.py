@@ -36,7 +36,7 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from typing import Any, Final, NoReturn
 
     from evlog.model.events import EncodedEvent, Event, Record
@@ -205,7 +205,11 @@ def encode_results(
 
 
 def own_decoder(
-    stream: str | None = None, default_metadata: bytes | None = None, *, any_stream: bool = False
+    stream: str | None = None,
+    default_metadata: bytes | None = None,
+    *,
+    any_stream: bool = False,
+    ignored: Collection[str] = (),
 ) -> Decode:
     """Return a decoder of evlog's own shape, as `encode_lines` writes it; only `type` has to be there.
 
@@ -213,8 +217,10 @@ def own_decoder(
         stream: the stream of lines that name none.
         default_metadata: of lines without the field `metadata`.
         any_stream: also take lines that name another stream.
+        ignored: further fields that a line may have. The field `id` may be one of them.
     """
-    parse = _own_parser(stream)
+    parse = _own_parser(stream, ignored)
+    has_id = "id" not in ignored
     streams, types = Checked(check_stream_name), Checked(check_type)
 
     def decode(line: bytes) -> tuple[str, EncodedEvent]:
@@ -233,7 +239,7 @@ def own_decoder(
             metadata = with_tags(fields.tags, metadata)
         if len(line) > MAX_EVENT_BYTES:
             check_size(len(data) + len(metadata or b""))
-        id = fields.id
+        id = fields.id if has_id else None
         if id is not None:
             id = canonical_uuid(id) or _uuid_bytes(id)
         return streams[name], (types[fields.type], id, code, data, metadata)
@@ -241,24 +247,30 @@ def own_decoder(
     return decode
 
 
-def _own_parser(stream: str | None) -> Callable[[bytes], Any]:
+def _own_parser(stream: str | None, ignored: Collection[str]) -> Callable[[bytes], Any]:
     """Return a function from a line to its fields; None where a field is missing."""
     import msgspec
 
     raw: Any = msgspec.Raw
+    fields: dict[str, tuple[Any, ...]] = {
+        "type": (str,),
+        "stream": (str | None, stream),
+        "id": (raw if "id" in ignored else str | None, None),
+        "data": (raw, None),
+        "metadata": (raw, None),
+        "tags": (list[str] | None, None),
+        "content_type": (str | None, None),
+        "data_base64": (str | None, None),
+    }
+    names = {name: name for name in fields}
+    for name in ("position", "version", "time", "redacted", *ignored):
+        if name not in names.values():
+            attribute = f"ignored{len(names)}"  # a name that Python can have
+            fields[attribute], names[attribute] = (raw, None), name
     shape = msgspec.defstruct(
         "Line",
-        [
-            ("type", str),
-            ("stream", str | None, stream),
-            ("id", str | None, None),
-            ("data", raw, None),
-            ("metadata", raw, None),
-            ("tags", list[str] | None, None),
-            ("content_type", str | None, None),
-            ("data_base64", str | None, None),
-            *((ignored, raw, None) for ignored in ("position", "version", "time", "redacted")),
-        ],
+        [(name, *field) for name, field in fields.items()],
+        rename=names,
         forbid_unknown_fields=True,
         gc=False,
     )
@@ -316,7 +328,7 @@ def _uuid_bytes(text: str) -> bytes:
         return UUID(text).bytes
     except ValueError:
         raise InvalidEvent(
-            "id", f"{text[:80]!r} is not a UUID; `evlog append --id-field` takes other texts as keys"
+            "id", f"{text[:80]!r} is not a UUID; `--id-field id` takes any text as a key"
         ) from None
 
 

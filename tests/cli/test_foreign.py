@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evlog.cli._support.foreign import foreign_decoder
+from evlog.cli._support.foreign import foreign_decoder, keyed_decoder
 from evlog.errors import EvlogError, InvalidArgument, InvalidStreamName
 from evlog.model.events import id_of_key, idempotency_id
 from evlog.model.json_lines import InvalidLine
@@ -201,3 +201,49 @@ def test_an_id_can_be_a_template() -> None:
     assert metadata == b'{"$idempotencyKey":"a/3"}'
     with pytest.raises(InvalidLine, match="no field `partition`"):
         decode(b'{"topic":"a"}', **both)
+
+
+OWN = b'{"stream":"s","type":"T","data":{"n":1.50},"metadata":{"a":"b"},"tags":["t:1"],"id":"k","my key":7}'
+
+
+@pytest.mark.parametrize(
+    ("field", "key"),
+    [
+        ("id", "k"),
+        (".id", "k"),
+        ("my key", "7"),
+        ("data.n", "1.50"),
+        ("{.stream}/{.tags}", None),
+        ("{.stream}/{.id}", "s/k"),
+    ],
+)
+def test_a_line_of_evlogs_own_shape_has_its_key_in_any_field(field: str, key: str | None) -> None:
+    of = keyed_decoder(None, None, field)
+    line = OWN if field in {"my key", "{.my key}"} else OWN.replace(b',"my key":7', b"")
+    if key is None:
+        with pytest.raises(InvalidLine, match="an array"):
+            of(line)
+        return
+    metadata = b'{"$tags":["t:1"],"a":"b","$idempotencyKey":"%b"}' % key.encode()
+    assert of(line) == ("s", ("T", id_of_key(key), 0, b'{"n":1.50}', metadata))
+
+
+def test_a_uuid_in_the_field_is_the_id_of_a_line_of_evlogs_own_shape() -> None:
+    id = uuid.uuid4()
+    of = keyed_decoder("s", b'{"x":1}', "key")
+    assert of(b'{"type":"T","key":"%b"}' % str(id).encode()) == ("s", ("T", id.bytes, 0, b"{}", b'{"x":1}'))
+
+
+def test_a_key_that_the_metadata_has_is_not_written_twice() -> None:
+    of = keyed_decoder("s", None, "id")
+    line = b'{"type":"T","id":"k","metadata":{"$idempotencyKey":"%b"}}'
+    assert of(line % b"k")[1][4] == b'{"$idempotencyKey":"k"}'
+    with pytest.raises(InvalidLine, match="another"):
+        of(line % b"other")
+
+
+def test_a_field_that_neither_an_event_nor_the_key_has_is_refused() -> None:
+    with pytest.raises(InvalidLine, match="unknown field `my key`"):
+        keyed_decoder(None, None, "id")(OWN)
+    with pytest.raises(InvalidLine, match="no field `key`"):
+        keyed_decoder("s", None, "key")(b'{"type":"T"}')

@@ -444,3 +444,14 @@ def test_an_id_conflict_names_its_line_and_what_went_in_before(
     monkeypatch.setenv("EVLOG_ERRORS", "json")
     error = json.loads(evlog("append", "--lines", stdin=stdin).err)
     assert (error["error"], error["line"], error["appended"], error["position"]) == ("IdConflict", 2, 1, 1)
+
+
+def test_an_id_field_alone_leaves_lines_their_own_shape(evlog: Evlog) -> None:
+    line = b'{"stream":"s","type":"T","data":{"n":1},"tags":["t:1"],"metadata":{"a":"b"},"key":"k"}\n'
+    summary = evlog("append", "--lines", "--id-field", "key", stdin=line * 2).line
+    assert (summary["appended"], summary["duplicates"]) == (1, 1)
+    event = evlog("read").line
+    assert (event["data"], event["tags"]) == ({"n": 1}, ["t:1"])
+    assert event["metadata"] == {"a": "b", "$idempotencyKey": "k"}
+    assert evlog("append", "--lines", "--id-field", "k", "--format", "cloudevents", stdin=line).code == 2
+    assert evlog("append", "--lines", "--id-field", "k", "--tag", "a", stdin=line).code == 2

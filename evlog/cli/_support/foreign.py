@@ -1,5 +1,7 @@
 """Lines of any shape as events: `--stream-field`, `--type-field`, `--id-field` and `--data-field`.
 
+With `--id-field` alone, lines have evlog's own shape, and only their ids come from a field.
+
 A field is a dotted path into a line's objects. All paths are found in one pass over the line, by a msgspec
 structure that is made for them; every other field is skipped, but checked as JSON all the same. Values are
 taken as they are written: no number passes through a float on its way into a name, an id or the data.
@@ -30,9 +32,11 @@ from evlog.model.json_lines import (
     InvalidLine,
     canonical_uuid,
     check_size,
+    own_decoder,
     quote,
     refuse,
 )
+from evlog.model.links import KEY, text_in
 from evlog.model.paths import pick_fields, split_path
 
 TYPE_CHECKING = False
@@ -72,14 +76,18 @@ def foreign_decoder(
     paths: list[tuple[str, ...]] = []
     stream_of = _text_reader(stream, stream_field or "stream", paths, template=True)
     type_of = _text_reader(type, type_field or "type", paths)
-    identify = _identifier(id_field, metadata, paths)
+    identify = None if id_field is None else _identifier(id_field, paths)
     data_at = None if data_field in {None, "."} else _place(str(data_field), paths)
     pick = _checked_pick(paths)
     streams, types = Checked(check_stream_name), Checked(check_type)
 
     def decode(line: bytes) -> tuple[str, EncodedEvent]:
         found = pick(line)
-        id, own_metadata = identify(found)
+        id, own_metadata = None, metadata
+        if identify is not None:
+            id, key = identify(found)
+            if key is not None:
+                own_metadata = _with_key(metadata, key)
         data = line.strip() if data_at is None else bytes(found[data_at])
         if data_is_text and data[:1] == b'"':
             data = _unquoted(data, str(data_field))
@@ -88,6 +96,33 @@ def foreign_decoder(
         if len(line) > MAX_EVENT_BYTES:
             check_size(len(data) + len(own_metadata or b""))
         return streams[stream_of(found)], (types[type_of(found)], id, JSON_CODE, data, own_metadata)
+
+    return decode
+
+
+def keyed_decoder(stream: str | None, default_metadata: bytes | None, id_field: str) -> Decode:
+    """Return a decoder of evlog's own shape whose ids come from a field, or from a template of a key.
+
+    Args:
+        stream: the stream of lines that name none.
+        default_metadata: of lines without the field `metadata`.
+        id_field: as for `foreign_decoder`. It may be the field `id`, or one that an event does not have.
+    """
+    paths: list[tuple[str, ...]] = []
+    identify = _identifier(id_field, paths)
+    pick = _checked_pick(paths)
+    decode_own = own_decoder(stream, default_metadata, ignored={"id", *(path[0] for path in paths)})
+
+    def decode(line: bytes) -> tuple[str, EncodedEvent]:
+        name, (type, _, code, data, metadata) = decode_own(line)
+        id, key = identify(pick(line))
+        if key is not None:
+            known = None if metadata is None else text_in(metadata, KEY)
+            if known not in {None, key}:
+                raise InvalidLine(f"has another {KEY} in its metadata")
+            if known is None:
+                metadata = _with_key(metadata, key)
+        return name, (type, id, code, data, metadata)
 
     return decode
 
@@ -126,30 +161,23 @@ def _checked_pick(paths: Sequence[tuple[str, ...]]) -> Callable[[bytes], Sequenc
 
 
 def _identifier(
-    field: str | None, metadata: bytes | None, paths: list[tuple[str, ...]]
-) -> Callable[[Sequence[Any]], tuple[bytes | None, bytes | None]]:
-    """Return a function from what was picked to the event's id and metadata."""
-    if field is None:
-        return lambda _found: (None, metadata)
+    field: str, paths: list[tuple[str, ...]]
+) -> Callable[[Sequence[Any]], tuple[bytes, str | None]]:
+    """Return a function from what was picked to the event's id, and the key that it was made from."""
     if _TEMPLATE.search(field):
         key_of = _text_reader(None, field, paths, template=True)
 
-        def identify_by_key(found: Sequence[Any]) -> tuple[bytes, bytes | None]:
+        def identify_by_key(found: Sequence[Any]) -> tuple[bytes, str | None]:
             key = key_of(found)
-            return id_of_key(key), _with_key(metadata, key)
+            return id_of_key(key), key
 
         return identify_by_key
     at = _place(field, paths)
-
-    def identify(found: Sequence[Any]) -> tuple[bytes, bytes | None]:
-        id, key = _id_and_key(bytes(found[at]), paths[at])
-        return id, metadata if key is None else _with_key(metadata, key)
-
-    return identify
+    return lambda found: _id_and_key(bytes(found[at]), paths[at])
 
 
 def _with_key(metadata: bytes | None, key: str) -> bytes:
-    own = b'"$idempotencyKey":' + quote(key) + b"}"
+    own = b'"%b":' % KEY.encode() + quote(key) + b"}"
     if metadata is None:
         return b"{" + own
     rest = metadata.rstrip()[:-1].rstrip()  # the tags stay first
