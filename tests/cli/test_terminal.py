@@ -100,7 +100,8 @@ def test_ctrl_z_suspends_evlog_and_its_command_until_fg(
 def test_in_the_background_evlog_says_why_the_command_cannot_have_the_terminal(
     store: library.EventStore, env: dict[str, str]
 ) -> None:
-    line = " ".join([*command("tail", "-n", "1", "--retries", "1"), "--exec", "'read x < /dev/tty'"])
+    options = ("--name", "n", "--on-failure", "park", "--exec", "'read x < /dev/tty'")
+    line = " ".join([*command("tail"), *options])
     with TerminalSession(
         ["bash", "--norc", "--noprofile", "--noediting", "-i"], env, columns=500
     ) as terminal:
@@ -109,6 +110,7 @@ def test_in_the_background_evlog_says_why_the_command_cannot_have_the_terminal(
         terminal.wait_for("stopped, because it used the terminal while evlog runs in the background; ")
         terminal.type("wait %1; echo code $?\n")
         terminal.wait_for("code 1\n")
+    assert store.subscription("n").position == store.subscription("n").parked == 0
 
 
 @pytest.mark.parametrize("columns", [0, 1, 7])

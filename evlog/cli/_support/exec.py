@@ -36,7 +36,7 @@ class CommandFailed(EvlogError):
     Attributes:
         reason: how it ended.
         output: the end of what it wrote to stderr, if that was kept.
-        can_run: False if it never ran, so that it would fail on every event.
+        can_run: False if it would fail on every event: it cannot be started, or needs a terminal.
     """
 
     def __init__(self, reason: str, output: str = "", *, can_run: bool = True) -> None:
@@ -135,7 +135,7 @@ class Command:
                 code = child.run(data, self._stops.let_through, self._timeout_seconds)
             except NoTerminal:
                 raise CommandFailed(
-                    "stopped, because it used the terminal while evlog runs in the background"
+                    "stopped, because it used the terminal while evlog runs in the background", can_run=False
                 ) from None
             except TookTooLong:
                 raise CommandFailed(
