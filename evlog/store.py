@@ -58,7 +58,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
-    from typing import Any, NoReturn, Self, TypeVar
+    from typing import Any, Final, NoReturn, Self, TypeVar
     from uuid import UUID
 
     from evlog.engine import Capabilities, Engine, Progress
@@ -752,12 +752,13 @@ class EventStore:
         Returns:
             Whether the snapshot came that far in time.
         """
-        from evlog.state.snapshots import wait_for
+        from evlog.model.checkpoints import check_kept_name
+        from evlog.state.snapshots import position_of
 
+        check_kept_name(name, "snapshot")
         position = check_number("position", position)
-        (timeout,) = check_seconds(timeout=timeout)
         _check_stream(stream)
-        return wait_for(self.engine, name, stream, position, timeout)
+        return _wait_until(lambda: position_of(self.engine, name, stream) >= position, timeout)
 
     # --- the store
 
@@ -1022,6 +1023,25 @@ class EventStore:
 
         return describe(self.engine, name)
 
+    def wait_for_subscription(self, name: str, position: int, *, timeout: float | None = None) -> bool:
+        """Wait until a subscription has handled everything up to a position, also in another process.
+
+        A run saves its checkpoint, which says how far it has come, about once a second.
+
+        Args:
+            name: of the subscription; if it is shared by shards, all of them.
+            position: such as the `last_position` of an append. Its event need not match the filter.
+            timeout: seconds; None waits without a limit, also if no run is under way.
+
+        Returns:
+            Whether the subscription came that far in time.
+
+        Raises:
+            SubscriptionAhead, CorruptionError: its checkpoint makes no sense for this log, or is damaged.
+        """
+        position = check_number("position", position)
+        return _wait_until(lambda: self.subscription(name).position >= position, timeout)
+
     def reset_subscription(self, name: str, to: int) -> None:
         """Make the next run begin after position `to` (0: with the first event); durable when this returns.
 
@@ -1275,6 +1295,26 @@ def _as_list(events: Iterable[_Item]) -> list[_Item]:
     if isinstance(events, NewEvent):
         raise InvalidArgument("events must be a list of NewEvent; put the one event into a list")
     return list_of("events", events)
+
+
+_FIRST_PAUSE_SECONDS: Final = 0.001
+_LAST_PAUSE_SECONDS: Final = 0.05
+
+
+def _wait_until(is_reached: Callable[[], bool], timeout: float | None) -> bool:
+    """Wait for a snapshot or a checkpoint: no engine reports that one was replaced. False: not in time."""
+    import time
+
+    (timeout,) = check_seconds(timeout=timeout)
+    deadline = float("inf") if timeout is None else time.monotonic() + timeout
+    pause_seconds = _FIRST_PAUSE_SECONDS
+    while not is_reached():
+        left_seconds = deadline - time.monotonic()
+        if left_seconds <= 0:
+            return False
+        time.sleep(min(pause_seconds, left_seconds))
+        pause_seconds = min(2 * pause_seconds, _LAST_PAUSE_SECONDS)
+    return True
 
 
 def _check_stream(stream: str | None) -> None:

@@ -212,6 +212,7 @@ def test_what_cannot_be_a_duration_is_refused(memory_path: Path, seconds: Any) -
             lambda: evlog.repair_store(store.path, lock_timeout=seconds),
             lambda: evlog.wait_for_store("missing", seconds),
             lambda: store.wait_for("n", 1, timeout=seconds),
+            lambda: store.wait_for_subscription("n", 1, timeout=seconds),
             lambda: store.subscribe(timeout=seconds),
             lambda: store.subscribe(idle=seconds),
             lambda: store.consume("n", print, retry_delay=seconds),

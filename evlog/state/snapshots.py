@@ -199,24 +199,3 @@ def is_outdated(kept: SnapshotStore, redactions: int) -> bool:
         return raw is not None and _decode_content(raw).redactions != redactions
     except (CorruptionError, *_UNDECODABLE):
         return True
-
-
-_FIRST_PAUSE_SECONDS = 0.001
-_LAST_PAUSE_SECONDS = 0.05
-
-
-def wait_for(
-    engine: Engine, name: str, stream: str | None, position: int, timeout_seconds: float | None
-) -> bool:
-    """Wait until everything up to a position is in a snapshot; return False when the time is over."""
-    check_kept_name(name, "snapshot")
-    deadline = float("inf") if timeout_seconds is None else time.monotonic() + timeout_seconds
-    pause_seconds = _FIRST_PAUSE_SECONDS
-    while position_of(engine, name, stream) < position:
-        left_seconds = deadline - time.monotonic()
-        if left_seconds <= 0:
-            return False
-        # No engine reports that a snapshot was replaced.
-        time.sleep(min(pause_seconds, left_seconds))
-        pause_seconds = min(2 * pause_seconds, _LAST_PAUSE_SECONDS)
-    return True

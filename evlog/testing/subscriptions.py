@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from uuid import UUID
 
 import pytest
 
 import evlog
 from evlog import Event, EventStore
-from evlog.testing.base import EngineTests, numbers, run_to_end
+from evlog.testing.base import LONG_SECONDS, EngineTests, numbers, run_to_end
 
 
 def _refuse(event: Event) -> None:
@@ -106,6 +107,20 @@ class SubscriptionTests(EngineTests):
             with pytest.raises(evlog.InvalidArgument):
                 call("n", [rest[0], second])
         assert [(event.position, event.attempts) for event in filled.parked("n")] == [(at, 1) for at in rest]
+
+    def test_a_program_waits_for_what_a_name_has_handled(self, filled: EventStore, other: EventStore) -> None:
+        with pytest.raises(evlog.SubscriptionNotFound):
+            other.wait_for_subscription("n", 1, timeout=0)
+        with filled.subscribe("n", types=["U"], to=filled.head - 1, shard=(1, 2)) as run:
+            with other.subscribe("n", shard=(2, 2), follow=False) as second:
+                list(second)
+            assert not other.wait_for_subscription("n", 1, timeout=0)
+            assert other.wait_for_subscription("n#2/2", filled.head, timeout=0)
+            consumer = threading.Thread(target=lambda: list(run))
+            consumer.start()
+            assert other.wait_for_subscription("n", filled.head - 1, timeout=LONG_SECONDS)
+            consumer.join()
+        assert not other.wait_for_subscription("n", filled.head, timeout=0.001)
 
     def test_shards_share_a_name_by_stream(self, filled: EventStore, other: EventStore) -> None:
         expected = {event.position: event.stream for event in filled.read_all()}
