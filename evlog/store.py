@@ -249,7 +249,11 @@ class EventStore:
         return result_of(batch, 0, len(encoded))
 
     def append_many(
-        self, appends: Iterable[Append] | NewEvents, *, conditions: Condition | Iterable[Condition] = ()
+        self,
+        appends: Iterable[Append] | NewEvents,
+        *,
+        conditions: Condition | Iterable[Condition] = (),
+        skip_known: bool = False,
     ) -> Sequence[AppendResult]:
         """Append to several streams in one atomic frame: all of it, or nothing.
 
@@ -257,9 +261,12 @@ class EventStore:
             appends: (stream, events) or (stream, events, expected); the versions are checked in order, each
                 after what comes before it in the same call. Or NewEvents: each of its events is an append.
             conditions: as `append`; they are about the log before this call.
+            skip_known: skip events whose id is known with the same content, instead of refusing a batch of
+                which only a part is known. So an import can run again whatever was added to its input. No
+                append may then expect a version.
 
         Returns:
-            One result for each append, in order.
+            One result for each append, in order; `duplicate` says that all its events were known.
 
         Raises:
             As `append`. An InvalidEvent or EventTooLarge says by `index` which of NewEvents it is.
@@ -268,7 +275,8 @@ class EventStore:
             from evlog.model.new_events import NewEvents
 
             if isinstance(appends, NewEvents):
-                batch = self._append(appends.streams, appends.encode(), (), conditions)
+                columns = appends.streams, appends.encode()
+                batch = self._append(*columns, (), conditions, skip_known=skip_known)
                 return Results(batch, range(1, len(appends) + 1))
         streams: list[str] = []
         events: list[NewEvent] = []
@@ -296,7 +304,13 @@ class EventStore:
                 raise InvalidArgument("no events to append; give at least one event for each stream")
             end += count
             ends.append(end)
-        return Results(self._append(streams, encode_events(events), expectations, conditions), ends)
+        if skip_known and expectations:
+            raise InvalidArgument(
+                "skip_known takes no expected versions: what is skipped was appended at an older one",
+                "give pairs (stream, events)",
+            )
+        encoded = encode_events(events)
+        return Results(self._append(streams, encoded, expectations, conditions, skip_known=skip_known), ends)
 
     def append_encoded(
         self,

@@ -299,7 +299,7 @@ def result_of(batch: BatchResult, start: int, end: int) -> AppendResult:
         batch.positions[end - 1],
         batch.versions[start],
         batch.versions[end - 1],
-        batch.duplicates[start],
+        batch.duplicates[start] and False not in batch.duplicates[start:end],
         tuple(batch.ids[start:end]),
     )
     return tuple.__new__(AppendResult, values)  # all fields are there: 0.2 instead of 0.5 µs
