@@ -18,8 +18,8 @@ HELP: Final = """Erase the data, metadata and tags of events; all else of them s
 
 Readers see no content from then on. In a directory `evlog compact` then removes the bytes from every file; on
 a server they are removed at once. The reason is kept in the stream $redactions, with the positions and the
-time. Backups and exports that were made before are not changed; mirrors follow. In a pipe the result is one
-JSON object.
+time. Exports that were made before are not changed. Mirrors follow, and a backup gets the redaction by the
+next `evlog backup` into it. In a pipe the result is one JSON object.
 
 \b
   evlog redact 17 --reason 'erasure request 881' && evlog compact

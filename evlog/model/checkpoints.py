@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from evlog.errors import InvalidArgument
-from evlog.model.events import maybe_name_fault
+from evlog.model.events import maybe_name_fault, moment_of
 from evlog.model.named import NamedTuple, set_late_types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from datetime import datetime
     from uuid import UUID
 
     from evlog.model.filters import EventFilter
@@ -45,6 +46,11 @@ class ParkedEvent(NamedTuple):
     error: str
     attempts: int
     time_us: int
+
+    @property
+    def time(self) -> datetime:
+        """When it was parked, in UTC."""
+        return moment_of(self.time_us)
 
 
 set_late_types(ParkedEvent, id='__import__("uuid").UUID')

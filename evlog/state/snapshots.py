@@ -21,11 +21,14 @@ import msgspec
 
 from evlog.errors import CorruptionError, SnapshotNotFound
 from evlog.model.checkpoints import check_kept_name
+from evlog.model.events import moment_of
 from evlog.model.filters import EVERYTHING
 from evlog.model.named import NamedTuple
 from evlog.model.retention import REDACTIONS_STREAM
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from evlog.engine import Engine, SnapshotStore
 
 
@@ -89,6 +92,11 @@ class SnapshotInfo(NamedTuple):
     state: bytes
     saved_us: int
     damage: str | None = None
+
+    @property
+    def saved_time(self) -> datetime:
+        """When it was saved, in UTC."""
+        return moment_of(self.saved_us)
 
 
 _decode_content = msgspec.json.Decoder(Content).decode

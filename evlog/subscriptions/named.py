@@ -19,7 +19,7 @@ from evlog.errors import (
 )
 from evlog.model.arguments import check_number, list_of
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
-from evlog.model.events import Event
+from evlog.model.events import Event, moment_of
 from evlog.model.filters import ANYTHING, EventFilter, LogSelection
 from evlog.model.named import NamedTuple
 from evlog.subscriptions import shards
@@ -30,6 +30,7 @@ from evlog.subscriptions.shards import as_shard
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+    from datetime import datetime
 
     from evlog.engine import CheckpointStore, Engine
     from evlog.model.events import Upcast
@@ -59,6 +60,11 @@ class SubscriptionInfo(NamedTuple):
     running: bool
     saved_us: int
     damage: str | None = None
+
+    @property
+    def saved_time(self) -> datetime:
+        """When it was saved, in UTC."""
+        return moment_of(self.saved_us)
 
 
 class ReplayResult(NamedTuple):

@@ -215,6 +215,7 @@ class StateTests(EngineTests):
         for number in numbers:
             position = store.append(f"s-{number % 3}", [new(number)]).last_position
         assert store.wait_for("s", position, timeout=LONG_SECONDS)
+        assert round(store.snapshot("s").saved_time.timestamp() * 1e6) == store.snapshot("s").saved_us
         for thread in threads:
             thread.join()
         assert store.state(None, Counted(), snapshot="s").value == numbers

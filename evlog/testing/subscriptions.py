@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC
 from uuid import UUID
 
 import pytest
@@ -77,6 +78,9 @@ class SubscriptionTests(EngineTests):
             1,
         )
         assert second.id == UUID(int=8)
+        info = filled.subscription("n")
+        for time, time_us in ((first.time, first.time_us), (info.saved_time, info.saved_us)):
+            assert (time.tzinfo, round(time.timestamp() * 1e6)) == (UTC, time_us)
         assert filled.subscription("n").parked == 2
         bad.discard(3)
         assert filled.replay_parked("n", handler) == (1, 1, 0)
