@@ -317,13 +317,24 @@ class UnsafeFile(CorruptionError):
 
 
 class StoreNotFound(EvlogError):
-    """There is no store at the path."""
+    """There is no store at the path.
+
+    Attributes:
+        was_open: it was there when it was opened, and was moved or removed since.
+    """
 
     exit_code = EXIT_NOT_FOUND
 
-    def __init__(self, path: str) -> None:
-        super().__init__(f"no store at {path}", "create it with evlog.open(path, create=True)")
+    def __init__(self, path: str, *, was_open: bool = False) -> None:
+        if was_open:
+            super().__init__(
+                f"the store at {path} was moved or removed while it was open",
+                "open it where it is now, or restore a backup",
+            )
+        else:
+            super().__init__(f"no store at {path}", "create it with evlog.open(path, create=True)")
         self.path = path
+        self.was_open = was_open
 
 
 class StoreReplaced(EvlogError):

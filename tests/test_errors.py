@@ -47,7 +47,8 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
         {"path": "p", "offset": None, "position": None, "detail": "d"},
     ),
     (errors.UnsafeFile("p", "d"), 4, {"path": "p", "offset": None, "position": None, "detail": "d"}),
-    (errors.StoreNotFound("p"), 5, {"path": "p"}),
+    (errors.StoreNotFound("p"), 5, {"path": "p", "was_open": False}),
+    (errors.StoreNotFound("p", was_open=True), 5, {"path": "p", "was_open": True}),
     (errors.NotAStore("p", "r"), 5, {"path": "p", "reason": "r"}),
     (errors.StoreReplaced("p"), 5, {"path": "p"}),
     (errors.ClockError(-5), 1, {"time_us": -5}),
@@ -148,7 +149,7 @@ def test_bad_arguments_are_value_errors() -> None:
 
 
 def test_private_attributes_stay_private() -> None:
-    error = errors.StoreNotFound("p")
+    error = errors.StoreReplaced("p")
     vars(error)["_note"] = 1
     assert error.attributes() == {"path": "p"}
 

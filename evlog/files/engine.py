@@ -426,7 +426,10 @@ class DirectoryEngine:
         self._opened()
         from evlog.files.directory import verify_store
 
-        return verify_store(self.address, quick=quick, against=against, progress=progress)
+        try:
+            return verify_store(self.address, quick=quick, against=against, progress=progress)
+        except StoreNotFound:
+            raise StoreNotFound(self.address, was_open=True) from None
 
 
 @refuses_crafted_content

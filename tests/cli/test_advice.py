@@ -76,6 +76,7 @@ def test_a_message_names_only_options_of_its_command(name: str) -> None:
     "error",
     [
         errors.StoreNotFound("p"),
+        errors.StoreNotFound("p", was_open=True),
         errors.LockTimeout("p", 1.0),
         errors.SubscriptionBehind("n", 1, 2),
     ],

@@ -519,3 +519,17 @@ def test_what_there_is_to_see_cannot_drive_the_terminal(store: library.EventStor
     store.append("a", [library.NewEvent("T", b"\x1b[2J", content_type="text")])
     with Terminal(NO_COLOR="1") as terminal:
         assert "\\x1b[2J" in terminal.read_until("\\x1b[2J")[-1]
+
+
+@pytest.mark.parametrize("name", [[], ["--name", "n"]])
+def test_a_follower_says_that_its_store_was_moved(tmp_path: Path, name: list[str]) -> None:
+    path = tmp_path / "store"
+    with library.open(path, create=True) as store:
+        store.append("s", [library.NewEvent("T", {"n": 1})])
+    with tail("-s", str(path), "-n", "1", "-f", *name) as follower:
+        assert next_number(follower) == 1
+        os.rename(path, tmp_path / "elsewhere")
+        code, _, err = end_of(follower)
+    assert code == 5
+    assert b"was moved or removed while it was open; open it where it is now" in err
+    assert b"init" not in err

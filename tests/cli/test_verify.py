@@ -47,6 +47,15 @@ def test_a_finding_is_exit_code_4_and_says_where(evlog: Evlog, path: str) -> Non
     assert finding["file"] == "segments/00000000000000000001.0.log"
 
 
+@pytest.mark.parametrize("options", [[], ["--quick"], ["--repair"], ["--salvage", "out"]])
+def test_a_file_is_no_store(evlog: Evlog, here: Path, options: list[str]) -> None:
+    (here / "file").write_bytes(b"content")
+    for path, problem in (("file", "it is a file"), ("file/store", "no store at file/store")):
+        done = evlog("verify", "-s", path, *options)
+        assert done.code == 5
+        assert problem in done.err
+
+
 def test_quick_does_not_read_what_is_sealed(evlog: Evlog, path: str) -> None:
     damage(path)
     done = evlog("verify", "-s", path, "--quick")

@@ -81,6 +81,8 @@ def advise(error: errors.EvlogError, flags: Collection[str], *, store: str | Non
         if os.path.isdir(os.path.join(error.path, "segments")):
             problem += ": it has segments and no manifest.json"
             parts = ["run `evlog verify --salvage OUT`", "restore a backup"]
+        elif error.was_open:
+            return
     elif isinstance(error, errors.SchemaViolation):
         from shlex import quote
 

@@ -241,7 +241,7 @@ class Client:
         if code == "ConditionalCheckFailedException" or code in _CONTENDED:
             return Refused()
         if code == "ResourceNotFoundException":
-            return StoreNotFound(where)
+            return StoreNotFound(where, was_open=True)
         if code in _DENIED:
             return StoreAccessDenied(where, text)
         if code in _THROTTLED:

@@ -162,7 +162,7 @@ class Core:
 
     def _state_of(self, item: Item | None) -> LogState:
         if item is None:
-            raise StoreNotFound(self.address.text)
+            raise StoreNotFound(self.address.text, was_open=True)
         state = decode_log(item)
         if state.store_id != self.store_id:
             raise StoreReplaced(self.address.text)

@@ -32,7 +32,7 @@ def open_table(client: Client, *, create: bool) -> tuple[str, bool]:
         item = client.get(LOG_KEY)
     except StoreNotFound:
         if not create:
-            raise
+            raise StoreNotFound(client.address.text) from None
         item = None
         create_table(client)
     except EngineError as error:

@@ -180,7 +180,7 @@ class Client:
                 is_missing = self.is_missing(topic) or self.is_missing(self.address.topic)
                 missing_since = (missing_since or now) if is_missing else None
                 if missing_since is not None and now - missing_since >= _UNKNOWN_SECONDS:
-                    raise StoreNotFound(self.address.text) from None
+                    raise StoreNotFound(self.address.text, was_open=True) from None
                 if now >= deadline:
                     raise
                 if self._admin is admin:
@@ -344,7 +344,7 @@ def translate(error: Any, address: str) -> EvlogError:
     if code in _DENIED:
         return StoreAccessDenied(address, text)
     if code in _MISSING:
-        return StoreNotFound(address)
+        return StoreNotFound(address, was_open=True)
     return EngineError(address, text) if code in _REFUSED else StoreUnreachable(address, text)
 
 

@@ -84,7 +84,7 @@ class Core:
         except StoreNotFound:
             _check_account(self.connections)
             if not create:
-                raise
+                raise StoreNotFound(self.address.text) from None
             config = self._create()
         _check_config(self.address, config)
         return config

@@ -126,7 +126,7 @@ class JetStream:
         except StoreUnreachable:
             return
         if error.get("err_code") == _NO_STREAM:
-            raise StoreNotFound(self.connections.address.text)
+            raise StoreNotFound(self.connections.address.text, was_open=True)
 
     def failure(self, error: dict[str, Any]) -> Exception:
         """Return evlog's error for an error of the server."""
@@ -136,7 +136,7 @@ class JetStream:
             self.connections.address.text,
         )
         if code == _NO_STREAM:
-            return StoreNotFound(where)
+            return StoreNotFound(where, was_open=True)
         if code in _FULL or "insufficient" in text or "exceeded" in text:
             return StoreFull(where, text)
         if "not authorized" in text or error.get("code") == 403:

@@ -506,7 +506,7 @@ def translate(
     if state == "3D000" or re.search(r'database "[^"]*" does not exist', text):
         return DatabaseNotFound(where)
     if state in {"3F000", "42P01", "42883"} or _DROPPED.match(text):
-        return StoreNotFound(where)
+        return StoreNotFound(where, was_open=True)
     if re.search(r'role "[^"]*" (does not exist|is not perm)|no password supplied|permission denied', text):
         return StoreAccessDenied(where, text)
     if text.startswith("connection is bad: invalid "):  # libpq has looked at an option

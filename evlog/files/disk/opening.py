@@ -81,8 +81,10 @@ def error_for(error: OSError, path: str) -> EvlogError:
         return StoreFull(path, reason)
     if number in _NO_ACCESS:
         return StoreAccessDenied(path, reason, creating=_is_missing(path))
+    if number == errno.ENOTDIR and os.path.isfile(_store_of(path)):
+        return NotAStore(_store_of(path), "it is a file")
     if number in _MISSING:
-        return StoreNotFound(_store_of(path))
+        return StoreNotFound(_store_of(path), was_open=number == errno.ENOENT)
     if number == errno.ELOOP and _is_circular(_store_of(path)):
         return NotAStore(_store_of(path), "the symbolic links in its path never end")
     if number in _NO_FILE:

@@ -75,10 +75,6 @@ def _open(store: str) -> ReadFile:
         return ReadFile(paths.manifest_path(store))
     except FileNotFoundError:
         raise StoreNotFound(store) from None
-    except StoreNotFound:  # a part of the path is a file
-        if os.path.isfile(store):
-            raise NotAStore(store, "it is a file") from None
-        raise StoreNotFound(store) from None
 
 
 def parse_manifest(raw: bytes, path: str, *, lazily: bool = False) -> Manifest:

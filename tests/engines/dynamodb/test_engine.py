@@ -133,7 +133,7 @@ def test_no_secret_of_an_endpoint_is_shown() -> None:
 
 
 def test_what_is_not_there_has_its_exit_code(dynamodb_server: Ministack, tmp_path: Any) -> None:
-    with pytest.raises(evlog.StoreNotFound) as missing:
+    with pytest.raises(evlog.StoreNotFound, match="no store at") as missing:
         evlog.open(dynamodb_server.url("no-such-table"))
     assert missing.value.exit_code == 5
     server = Ministack(tmp_path)  # never started

@@ -89,7 +89,7 @@ def test_a_topic_that_is_deleted_while_it_is_open_is_not_found(
                 lambda: store.append("a", [NewEvent("T", 1)]),
             ]
             for use in uses:
-                with pytest.raises(evlog.StoreNotFound):
+                with pytest.raises(evlog.StoreNotFound, match="while it was open"):
                     use()
 
 

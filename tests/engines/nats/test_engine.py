@@ -336,11 +336,13 @@ def test_a_store_that_is_deleted_while_it_is_open_is_not_found(
     nats_server: nats.Cluster, nats_url: NewUrl
 ) -> None:
     url = nats_url()
+    with pytest.raises(StoreNotFound, match="no store at"):
+        evlog.open(url)
     with evlog.open(url, create=True) as store:
         store.append("a", [NewEvent("T")])
         port = nats_server.ports[0]
         assert nats_server.ask(port, f"$JS.API.STREAM.DELETE.evlog-{url.rpartition('/')[2]}", b"")
-        with pytest.raises(StoreNotFound):
+        with pytest.raises(StoreNotFound, match="while it was open"):
             list(store.read_all())
         with pytest.raises(StoreNotFound):
             store.stream_version("a")

@@ -169,3 +169,4 @@ def test_calls_that_wait_while_the_schema_is_dropped_find_no_store(postgresql_ur
         for call in calls:
             call.join(LONG_SECONDS)
     assert [type(error) for error in errors] == [evlog.StoreNotFound] * len(uses)
+    assert all("while it was open" in str(error) for error in errors)

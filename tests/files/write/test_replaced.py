@@ -93,7 +93,16 @@ def test_a_store_that_was_moved_away_takes_no_append(memory_path: Path) -> None:
     with small_store(path) as store:
         fill(store, 3)
         os.rename(path, memory_path / "elsewhere")
-        with pytest.raises(StoreNotFound):
-            store.append("s", [new()])
+        uses: list[Callable[[], object]] = [
+            lambda: store.append("s", [new()]),
+            store.compact,
+            store.info,
+            store.verify,
+            lambda: store.subscribe().next_event(0),
+        ]
+        for use in uses:
+            with pytest.raises(StoreNotFound, match="moved or removed while it was open") as caught:
+                use()
+            assert caught.value.was_open
         os.rename(memory_path / "elsewhere", path)
         assert store.append("s", [new()]).first_position == 4
