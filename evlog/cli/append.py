@@ -61,7 +61,7 @@ PARAMETERS: Final = (
     option("--if-version", "STREAM=N", "Another stream must be at N, 0 if new (repeatable).", many=True),
     option("--if-none", "QUERY", "No event may match: 'type=A|B,tag=c:1' (repeatable).", many=True),
     option("--after", "N", "With --if-none: only events after position N count.", COUNT),
-    option("--tag", "TEXT", "A tag of the event, such as course:c1 (repeatable).", many=True),
+    option("--tag", "TEXT", "A tag, such as course:c1; lines: or 'course:{.a.b}' (repeatable).", many=True),
     option("--id", "UUID", "The event's id."),
     option("--idempotency-key", "TEXT", "Any text that names this event."),
     option("--meta", "KEY=VALUE", "A text in the metadata (repeatable).", many=True),

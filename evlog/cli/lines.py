@@ -12,9 +12,10 @@ import os
 from evlog import errors
 from evlog.cli._support import console, options
 from evlog.cli._support.event import make_metadata
-from evlog.cli._support.foreign import foreign_decoder, keyed_decoder
+from evlog.cli._support.foreign import Templates, foreign_decoder, keyed_decoder
 from evlog.cli._support.stdin import read_lines, stdin_descriptor
 from evlog.errors import EXIT_FAILED, EXIT_OK, EventTooLarge, EvlogError, InvalidArgument, SchemaViolation
+from evlog.model.encoding import with_tags
 from evlog.model.events import MAX_EVENT_BYTES, TEXT_CODE, check_stream_name, check_type
 from evlog.model.json_lines import MAX_LINE_BYTES, InvalidLine, check_size, own_decoder
 from evlog.model.links import KEY
@@ -75,11 +76,8 @@ class Shape:
 
     def __init__(self, given: Given) -> None:
         self._given = given
-        self._metadata = make_metadata(given)
-        if given.tag:
-            from evlog.model.tags import add_tags
-
-            self._metadata = add_tags(given.tag, self._metadata)
+        self._templates = Templates()
+        self._metadata = make_metadata(given, str if given.text else self._templates.mark)
         fields = (given.type, given.stream_field, given.type_field, given.data_field)
         self._is_foreign = any(field is not None for field in fields)
         # With a field for the stream, the only argument is the TYPE.
@@ -126,7 +124,9 @@ class Shape:
     def decoder(self) -> Decode:
         """Return the function that turns a line into an event."""
         if self._given.text:
-            return _text_decoder(str(self.stream), str(self._type), self._metadata)
+            return _text_decoder(
+                str(self.stream), str(self._type), with_tags(self._given.tag, self._metadata)
+            )
         if self._given.format == "cloudevents":
             from evlog.transfer.cloudevents import cloudevents_decoder
 
@@ -145,6 +145,8 @@ class Shape:
             data_field=given.data_field,
             data_is_text=given.data_is_text,
             metadata=self._metadata,
+            tags=given.tag,
+            templates=self._templates,
         )
 
 

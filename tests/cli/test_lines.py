@@ -446,6 +446,48 @@ def test_an_id_conflict_names_its_line_and_what_went_in_before(
     assert (error["error"], error["line"], error["appended"], error["position"]) == ("IdConflict", 2, 1, 1)
 
 
+def test_templates_take_fields_of_a_line_into_tags_and_metadata(
+    evlog: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVLOG_CAUSATION_ID", "{.a}")  # is no option: it is taken as it is
+    lines = b'{"a":"x\\"\\n\xc3\xbc","b":{"n":1.50},"k":1}\n{"a":"y","b":{"n":true},"k":2}\n'
+    options = ["--tag", "n:{.b.n}", "--tag", "all", "--meta", "from={.a}!", "--meta", "user={ann}"]
+    arguments = ["append", "--lines", "s", "T", *options, "--correlation-id", "{.b.n}", "--id-field", "k"]
+    assert evlog(*arguments, stdin=lines).line["appended"] == 2
+    assert evlog(*arguments, stdin=lines).line["duplicates"] == 2
+    first, second = evlog("read").lines
+    links = {"$causationId": "{.a}", "user": "{ann}"}
+    assert first["tags"] == ["n:1.50", "all"]
+    assert first["metadata"] == links | {"from": 'x"\nü!', "$correlationId": "1.50", "$idempotencyKey": "1"}
+    assert second["tags"] == ["n:true", "all"]
+    assert second["metadata"] == links | {"from": "y!", "$correlationId": "true", "$idempotencyKey": "2"}
+    assert evlog("read", "--tag", "n:true", "--fields", "position").line == {"position": 2}
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (["--tag", "a:{.no}"], "has no field `no`"),
+        (["--meta", "a={.list}"], "has an array in `list`"),
+        (["--tag", "{.empty}"], "tag"),
+        (["--tag", "{.line}"], "tag"),
+        (["--correlation-id", "{.empty}"], "gives an empty text for $correlationId"),
+    ],
+)
+def test_a_line_whose_fields_do_not_fit_a_template_is_bad(evlog: Evlog, option: list[str], told: str) -> None:
+    line = b'{"list":[],"empty":"","line":"a\\nb"}'
+    result = evlog("append", "--lines", "s", "T", *option, stdin=line)
+    assert result.code == 2
+    assert "line 1 " in result.err
+    assert told in result.err
+
+
+def test_a_template_stays_a_text_where_lines_are_no_objects(evlog: Evlog) -> None:
+    evlog("append", "--lines", "--text", "s", "T", "--tag", "{.a}", "--meta", "b={.c}", stdin=b'{"a":1}\n')
+    event = evlog("read").line
+    assert (event["tags"], event["metadata"]) == (["{.a}"], {"b": "{.c}"})
+
+
 def test_an_id_field_alone_leaves_lines_their_own_shape(evlog: Evlog) -> None:
     line = b'{"stream":"s","type":"T","data":{"n":1},"tags":["t:1"],"metadata":{"a":"b"},"key":"k"}\n'
     summary = evlog("append", "--lines", "--id-field", "key", stdin=line * 2).line

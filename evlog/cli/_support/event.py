@@ -15,6 +15,7 @@ from evlog.model.events import MAX_EVENT_BYTES, NewEvent, id_of_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final
 
     from evlog.cli._support.parameters import Given
@@ -45,20 +46,25 @@ def make_event(given: Given) -> EncodedEvent:
     return _encode(event)
 
 
-def make_metadata(given: Given) -> bytes | None:
-    """Return the metadata from all options that add to it, as JSON that is checked."""
+def make_metadata(given: Given, mark: Callable[[str], str] = str) -> bytes | None:
+    """Return the metadata from all options that add to it, as JSON that is checked.
+
+    Args:
+        mark: called with each text of --meta, --correlation-id and --causation-id; returns the one to use.
+    """
     if given.meta and given.metadata is not None:
         raise InvalidArgument("--meta and --metadata exclude each other", "put everything into --metadata")
     named: dict[str, Any] = {}
     for key, value in pairs_of(given.meta):
         if key in named:
             raise InvalidArgument(f"--meta gives {key!r} twice", "give it once")
-        named[key] = value
+        named[key] = mark(value)
     metadata: Any = named or None if given.metadata is None else _utf8(given.metadata)
     for title, text in (("--correlation-id", given.correlation_id), ("--causation-id", given.causation_id)):
         if text == "":
             raise InvalidArgument(f"{title} is empty", "give a text, or leave it out")
-    links = (given.correlation_id, given.causation_id, given.idempotency_key)
+    given_links = (given.correlation_id, given.causation_id)
+    links = (*(text and mark(text) for text in given_links), given.idempotency_key)
     defaults = _links_of_environment()
     if defaults or links != (None, None, None):
         from evlog.model.links import CAUSATION, CORRELATION, KEY, add_links

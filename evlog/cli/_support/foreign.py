@@ -1,4 +1,4 @@
-"""Lines of any shape as events: `--stream-field`, `--type-field`, `--id-field` and `--data-field`.
+"""Lines of any shape as events: `--stream-field`, `--id-field`, templates in `--tag`, and the like.
 
 With `--id-field` alone, lines have evlog's own shape, and only their ids come from a field.
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from evlog.errors import InvalidEvent
-from evlog.model.encoding import check_json
+from evlog.model.encoding import check_json, with_tags
 from evlog.model.events import (
     JSON_CODE,
     MAX_EVENT_BYTES,
@@ -36,7 +36,7 @@ from evlog.model.json_lines import (
     quote,
     refuse,
 )
-from evlog.model.links import KEY, text_in
+from evlog.model.links import CAUSATION, CORRELATION, KEY, text_in
 from evlog.model.paths import pick_fields, split_path
 
 TYPE_CHECKING = False
@@ -44,7 +44,46 @@ if TYPE_CHECKING:
     from evlog.model.json_lines import Decode
 
 _BACKSLASH: Final = 0x5C
+_LINKS: Final = (CORRELATION, CAUSATION)
 _TEMPLATE: Final = re.compile(r"\{(\.[^{}]+)\}")
+
+
+class Templates:
+    """Texts for the metadata that have fields of the line in them, such as `{.trip}`.
+
+    Until a line is known, each is replaced by a mark with NUL, which no argument and no variable can have.
+    """
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def mark(self, text: str) -> str:
+        """Return the mark for a template; any other text as it is."""
+        if _TEMPLATE.search(text) is None:
+            return text
+        self.texts.append(text)
+        return f"\0{len(self.texts) - 1}\0"
+
+    def filler(
+        self, metadata: bytes | None, paths: list[tuple[str, ...]]
+    ) -> Callable[[Sequence[Any]], bytes] | None:
+        """Return a function from what was picked to the metadata; None if there is no mark in it."""
+        pieces = re.split(rb'"\\u0000(\d+)\\u0000"', metadata) if metadata is not None and self.texts else ()
+        if len(pieces) <= 1:
+            return None
+        literals = pieces[::2]
+        readers = [_text_reader(None, self.texts[int(at)], paths, template=True) for at in pieces[1::2]]
+
+        names = [literal.removesuffix(b'":').rpartition(b'"')[2].decode() for literal in literals[:-1]]
+
+        def fill(found: Sequence[Any]) -> bytes:
+            values = [quote(read(found)) for read in readers]
+            for name, value in zip(names, values, strict=True):
+                if name in _LINKS and value == b'""':
+                    raise InvalidLine(f"gives an empty text for {name}")
+            return b"".join(literal + value for literal, value in zip(literals, [*values, b""], strict=True))
+
+        return fill
 
 
 def foreign_decoder(
@@ -57,6 +96,8 @@ def foreign_decoder(
     data_field: str | None = None,
     data_is_text: bool = False,
     metadata: bytes | None = None,
+    tags: Sequence[str] = (),
+    templates: Templates | None = None,
 ) -> Decode:
     r"""Return a decoder of lines of any shape.
 
@@ -72,32 +113,53 @@ def foreign_decoder(
         data_field: the field that becomes the data; `.` or None is the whole line.
         data_is_text: the data field is a string that holds JSON.
         metadata: every event's metadata, encoded and checked.
+        tags: every event's tags; each may be a template.
+        templates: what the marks in `metadata` mean.
     """
     paths: list[tuple[str, ...]] = []
     stream_of = _text_reader(stream, stream_field or "stream", paths, template=True)
     type_of = _text_reader(type, type_field or "type", paths)
     identify = None if id_field is None else _identifier(id_field, paths)
+    constant, make_metadata = _metadata_maker(metadata, tags, templates or Templates(), paths)
     data_at = None if data_field in {None, "."} else _place(str(data_field), paths)
     pick = _checked_pick(paths)
     streams, types = Checked(check_stream_name), Checked(check_type)
 
     def decode(line: bytes) -> tuple[str, EncodedEvent]:
         found = pick(line)
-        id, own_metadata = None, metadata
+        id, own_metadata = None, constant if make_metadata is None else make_metadata(found)
         if identify is not None:
             id, key = identify(found)
             if key is not None:
-                own_metadata = _with_key(metadata, key)
+                own_metadata = _with_key(own_metadata, key)
         data = line.strip() if data_at is None else bytes(found[data_at])
         if data_is_text and data[:1] == b'"':
             data = _unquoted(data, str(data_field))
         if CARRIAGE_RETURN in data:
             data = data.replace(b"\r", b" ")  # it is between tokens: in a string it would not be valid JSON
-        if len(line) > MAX_EVENT_BYTES:
+        if make_metadata is not None or len(line) > MAX_EVENT_BYTES:
             check_size(len(data) + len(own_metadata or b""))
         return streams[stream_of(found)], (types[type_of(found)], id, JSON_CODE, data, own_metadata)
 
     return decode
+
+
+def _metadata_maker(
+    metadata: bytes | None, tags: Sequence[str], templates: Templates, paths: list[tuple[str, ...]]
+) -> tuple[bytes | None, Callable[[Sequence[Any]], bytes | None] | None]:
+    """Return the metadata of all lines, or a function from what was picked to that of a line."""
+    fill = templates.filler(metadata, paths)
+    if fill is None and not any(map(_TEMPLATE.search, tags)):
+        return with_tags(tags, metadata), None
+    readers = [
+        _text_reader(None if _TEMPLATE.search(tag) else tag, tag, paths, template=True) for tag in tags
+    ]
+
+    def make(found: Sequence[Any]) -> bytes | None:
+        own = metadata if fill is None else fill(found)
+        return with_tags([read(found) for read in readers], own)
+
+    return None, make
 
 
 def keyed_decoder(stream: str | None, default_metadata: bytes | None, id_field: str) -> Decode:
