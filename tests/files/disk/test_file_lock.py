@@ -17,7 +17,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from evlog.errors import LockLost, LockTimeout, StoreAccessDenied, StoreNotFound, SystemCallFailed
+from evlog.errors import LockLost, LockTimeout, NotAStore, StoreAccessDenied, StoreNotFound, SystemCallFailed
 from evlog.files.disk.file_lock import FileLock, SharedLock, holder_of
 from evlog.files.disk.files import Disk, WriteFile
 from evlog.testing.base import in_threads
@@ -442,7 +442,7 @@ def test_lock_file_that_cannot_be_made_is_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(StoreNotFound):
         FileLock(str(tmp_path / "missing" / "lock"), 0).acquire()
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreNotFound):
+    with pytest.raises(NotAStore, match="it is a file"):
         FileLock(str(tmp_path / "file" / "lock"), 0).acquire()
 
 
