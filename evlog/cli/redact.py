@@ -42,8 +42,9 @@ def command(given: Given) -> None:
     with options.open_store(given) as store:
         result = store.redact(*events, reason=given.reason)
     console.write_result(result._asdict(), *_lines(result), done="the events are redacted")
-    if result.redacted and not result.erased:
-        console.note("the content is still in files: run `evlog compact` to remove it")
+    if not result.erased:
+        until = "" if result.redacted else " unless a compaction has run since"
+        console.note(f"the content is still in files{until}: run `evlog compact` to remove it")
     console.note("copies made before still hold it: backups, exports, parked errors")
 
 

@@ -75,7 +75,7 @@ class RedactionResult(NamedTuple):
     position: int
     """of the event that says so; 0 if nothing was left to redact"""
     erased: bool
-    """whether the bytes are erased; if not, the next `compact` erases them"""
+    """whether the bytes are erased for certain; if not, `compact` erases those that are still there"""
     snapshots: tuple[str, ...] = ()
     """names of snapshots that may have held what was erased, and were deleted"""
 
