@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from evlog import open as open_store
+from evlog.files.disk.file_lock import FileLock, SharedLock
 from tests.cli.conftest import Evlog, command, on_terminal
 from tests.support.helpers import fill, flip_bit, small_store
 from tests.support.programs import environment, next_line, start_python
@@ -54,6 +55,25 @@ def test_a_file_is_no_store(evlog: Evlog, here: Path, options: list[str]) -> Non
         done = evlog("verify", "-s", path, *options)
         assert done.code == 5
         assert problem in done.err
+
+
+def test_a_writer_that_keeps_the_lock_is_waited_for_once_without_a_note(
+    evlog: Evlog, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    enter = SharedLock.__enter__
+
+    def note(lock: SharedLock) -> bool:
+        waited.append(lock._timeout_seconds)
+        return enter(lock)
+
+    monkeypatch.setattr("evlog.files.disk.file_lock._REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("evlog.files.check.files._LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(SharedLock, "__enter__", note)
+    with FileLock(f"{path}/lock", 0):
+        done = evlog("verify", "-s", path)
+    assert (done.code, done.err) == (0, "")
+    assert sum(waited) == 0.05
 
 
 def test_quick_does_not_read_what_is_sealed(evlog: Evlog, path: str) -> None:

@@ -233,7 +233,8 @@ def check_names(snapshot: StoreSnapshot) -> list[Finding]:
     meanwhile is not taken for a leftover.
     """
     store = snapshot.store
-    with SharedLock(paths.lock_path(store), _LOCK_SECONDS) as idle:
+    # A writer that held the lock through the whole first wait may be suspended: one wait is enough.
+    with SharedLock(paths.lock_path(store), _LOCK_SECONDS if snapshot.idle else 0.0) as idle:
         names = sorted(_segment_files(store))
         root = sorted(_names_in(store))
         manifest = _read_manifest(store)

@@ -317,7 +317,8 @@ class SharedLock:
     """Keeps writers out while a reader reads; needs no permission to write. A context manager.
 
     Entering returns whether the lock was taken. It is not if a writer holds it for longer than the timeout,
-    or if this user may not open the lock file. Without a lock file there is no writer.
+    or if this user may not open the lock file. Without a lock file there is no writer. The wait is not
+    reported: it is short, and the reader continues without the lock.
     """
 
     def __init__(self, path: str, timeout_seconds: float) -> None:
@@ -348,7 +349,7 @@ class SharedLock:
 def _poll(file: WriteFile | ReadFile, deadline: float, *, shared: bool) -> bool:
     """Try until the deadline; return whether the lock was taken."""
     pause = _FIRST_PAUSE_SECONDS
-    report_at = time.monotonic() + _REPORT_SECONDS
+    report_at = deadline if shared else time.monotonic() + _REPORT_SECONDS
     while not try_lock(file, shared=shared):
         now = time.monotonic()
         if now >= deadline:
