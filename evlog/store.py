@@ -1311,8 +1311,8 @@ def _as_list(events: Iterable[_Item]) -> list[_Item]:
     return list_of("events", events)
 
 
-_FIRST_PAUSE_SECONDS: Final = 0.001
-_LAST_PAUSE_SECONDS: Final = 0.05
+FIRST_PAUSE_SECONDS: Final = 0.001
+LAST_PAUSE_SECONDS: Final = 0.05
 
 
 def _wait_until(is_reached: Callable[[], bool], timeout: float | None) -> bool:
@@ -1321,13 +1321,13 @@ def _wait_until(is_reached: Callable[[], bool], timeout: float | None) -> bool:
 
     (timeout,) = check_seconds(timeout=timeout)
     deadline = float("inf") if timeout is None else time.monotonic() + timeout
-    pause_seconds = _FIRST_PAUSE_SECONDS
+    pause_seconds = FIRST_PAUSE_SECONDS
     while not is_reached():
         left_seconds = deadline - time.monotonic()
         if left_seconds <= 0:
             return False
         time.sleep(min(pause_seconds, left_seconds))
-        pause_seconds = min(2 * pause_seconds, _LAST_PAUSE_SECONDS)
+        pause_seconds = min(2 * pause_seconds, LAST_PAUSE_SECONDS)
     return True
 
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from evlog.aio.subscription import BYTES_AT_ONCE, AsyncSubscription
 from evlog.aio.workers import Workers
+from evlog.model.arguments import check_seconds
 from evlog.model.checkpoints import check_kept_name
-from evlog.store import EventStore
+from evlog.store import FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS, EventStore
 from evlog.store import open as open_store
 from evlog.subscriptions.retry import check_handling
 
@@ -230,6 +231,33 @@ class AsyncStore:
             await subscription.consume(
                 handler, retries=retries, retry_delay=retry_delay, on_failure=on_failure
             )
+
+    @_with_parameters_of(EventStore.wait_for)
+    async def wait_for(self, *arguments: Any, **options: Any) -> bool:
+        """Wait until a snapshot has come to a position. As `EventStore.wait_for`; no thread waits."""
+        return await self._wait_until(self.store.wait_for, *arguments, **options)
+
+    @_with_parameters_of(EventStore.wait_for_subscription)
+    async def wait_for_subscription(self, *arguments: Any, **options: Any) -> bool:
+        """Wait until a subscription has come to a position, without a thread that waits.
+
+        As `EventStore.wait_for_subscription`.
+        """
+        return await self._wait_until(self.store.wait_for_subscription, *arguments, **options)
+
+    async def _wait_until(self, look: Callable[..., bool], *arguments: Any, **options: Any) -> bool:
+        """Look again until it is true; between two looks the threads are free for other calls."""
+        (timeout,) = check_seconds(timeout=options.pop("timeout", None))
+        now = asyncio.get_running_loop().time
+        deadline = float("inf") if timeout is None else now() + timeout
+        pause_seconds = FIRST_PAUSE_SECONDS
+        while not await self._workers.submit(look, *arguments, **options, timeout=0):
+            left_seconds = deadline - now()
+            if left_seconds <= 0:
+                return False
+            await asyncio.sleep(min(pause_seconds, left_seconds))
+            pause_seconds = min(2 * pause_seconds, LAST_PAUSE_SECONDS)
+        return True
 
     # --- ending
 

@@ -916,6 +916,37 @@ def test_a_state_is_that_of_the_store(path: str) -> None:
     run(body())
 
 
+def test_what_waits_for_others_leaves_the_threads_to_them(path: str) -> None:
+    async def body() -> None:
+        async with await aio.open(path, create=True, sync="none", threads=1) as store:
+            with pytest.raises(evlog.SubscriptionNotFound):
+                await store.wait_for_subscription("n", 1)
+            await store.consume("n", ignore, follow=False)
+            waiting = [
+                asyncio.create_task(store.wait_for_subscription("n", 2)),
+                asyncio.create_task(store.wait_for("sum", 2)),
+            ]
+            await store.append("a", [new(1), new(2)])
+            assert not await store.wait_for_subscription("n", 2, timeout=0)
+            assert not await store.wait_for("sum", 2, timeout=0.001)
+            await store.consume("n", ignore, follow=False)
+            await store.state(fold=evlog.Fold(count, 0), snapshot="sum")
+            assert await asyncio.gather(*waiting) == [True, True]
+            with pytest.raises(InvalidArgument):
+                await store.wait_for("sum", 2, timeout=-1)
+            endless = asyncio.create_task(store.wait_for_subscription("n", 3))
+        with pytest.raises(StoreClosed):
+            await endless
+
+    async def ignore(event: evlog.Event) -> None:
+        pass
+
+    def count(total: int, event: evlog.Event) -> int:
+        return total + 1
+
+    run(body())
+
+
 def test_its_methods_take_the_arguments_of_the_store() -> None:
     for name, method in vars(aio.AsyncStore).items():
         if name.startswith("_") or name in ("call", "close"):
