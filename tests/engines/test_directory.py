@@ -8,16 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evlog.testing import (
-    ConditionTests,
-    Conformance,
-    DecideTests,
-    NewStore,
-    OpenStore,
-    RedactionTests,
-    RetentionTests,
-    TagTests,
-)
+from evlog.testing import Conformance, NewStore, OpenStore
 from tests.support.helpers import small_store
 
 
@@ -38,7 +29,7 @@ class TestDirectory(Conformance):
         return stores_in(memory_path, 3)
 
 
-class TestOneSegment(RedactionTests, TagTests, ConditionTests, DecideTests, RetentionTests):
+class TestOneSegment(Conformance):
     """A small store has only its active segment, with look-ups of its own for tags, versions and policies."""
 
     @pytest.fixture
