@@ -14,7 +14,7 @@ from itertools import chain, compress, pairwise, repeat
 from operator import eq, lt, sub
 from typing import Final
 
-from evlog.errors import EvlogError, shorten
+from evlog.errors import EvlogError
 from evlog.files.check import findings as kinds
 from evlog.files.check.known import POSITION_BITS, Known, Segments, map_sorted
 from evlog.files.check.task import SegmentTask
@@ -131,7 +131,7 @@ def check_stream(segments: Segments, stream_hash: int) -> list[Finding]:
             detail = f"goes from version {before} to {version}"
             if not before:
                 detail = f"begins with version {version}; no compaction removed those before"
-            detail = f"stream {shorten(stream, 60)} {detail}"
+            detail = f"stream {stream!r} {detail}"
             finding = kinds.damage(kinds.VERSION, segment.task.log_name, offset, position, detail)
             if version <= before:
                 found.append(finding)
@@ -154,7 +154,7 @@ def _check_gaps(
         before, low = last.get(name, (0, 0))
         names.add(name)
         if version > before:
-            span = f"versions {before + 1} to {version} of stream {shorten(name, 60)}"
+            span = f"versions {before + 1} to {version} of stream {name!r}"
             detail = f"{span} are neither in the log nor among the removed events"
             finding = kinds.damage(kinds.GONE, paths.SEGMENTS, None, None, detail)
             gaps.append(_Gap(name, range(before + 1, version + 1), low, _NO_END, finding))
@@ -169,7 +169,7 @@ def _check_gaps(
     )
     if not found and (unexplained or not in_order):
         version, position = (unexplained or removed)[0]
-        name = " or ".join(shorten(name, 60) for name in sorted(names)[:3]) or "that nothing names"
+        name = " or ".join(repr(name) for name in sorted(names)[:3]) or "that nothing names"
         detail = f"removed events name version {version} of stream {name} otherwise than the log"
         found.append(kinds.damage(kinds.GONE, paths.SEGMENTS, None, position, detail))
     return found
