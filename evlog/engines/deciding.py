@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from evlog.errors import (
@@ -20,7 +19,7 @@ from evlog.errors import (
     WrongExpectedVersion,
 )
 from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged
-from evlog.model.events import Event, check_readable_name, check_stream_name, id_text, make_ids
+from evlog.model.events import Event, check_readable_name, check_stream_name, id_text, make_ids, now_ns
 from evlog.model.history import RemovedRecord, Standing, refusal
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def decide(
     first = view.head + 1
     missing = sum(events[at][1] is None for at in new)
     made = iter((make(first, missing) if make is not None else make_ids(missing)) if missing else ())
-    time_us = max(view.time_us, time.time_ns() // 1000)
+    time_us = max(view.time_us, now_ns() // 1000)
     written: dict[int, Event] = {}
     for position, (at, stream) in enumerate(zip(new, names, strict=True), first):
         type, id, code, data, metadata = events[at]

@@ -25,7 +25,7 @@ from weakref import ref
 from evlog.engines.waiting import RELEASE_SECONDS
 from evlog.errors import CorruptionError, EvlogError, SubscriptionBusy, Unsupported
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
-from evlog.model.events import id_text, make_ids
+from evlog.model.events import id_text, make_ids, now_ns
 from evlog.model.filters import EventFilter
 from evlog.process.forks import register_fork_reset
 from evlog.process.threads import without_signals
@@ -203,7 +203,7 @@ class KeyedCheckpoint:
         """Return whether a run holds it now, here or elsewhere, by this machine's clock."""
         record = self._records.get(self._key)
         document = self._parse(record)
-        return bool(document.get("holder")) and bool(document["until_us"] > time.time_ns() // 1000)
+        return bool(document.get("holder")) and bool(document["until_us"] > now_ns() // 1000)
 
     def load(self) -> Checkpoint | None:
         record = self._records.get(self._key)
@@ -234,7 +234,7 @@ class KeyedCheckpoint:
             "position": checkpoint.position,
             "id": None if id is None else id_text(id),
             "filter": None if filter is None else filter.as_object(),
-            "time_us": time.time_ns() // 1000,
+            "time_us": now_ns() // 1000,
         }
         with self._mutex:
             if self._is_lost:
@@ -274,7 +274,7 @@ class KeyedCheckpoint:
         ]
 
     def park(self, event: Event, error: str, attempts: int) -> None:
-        key, now_us = (PARKED, self._name, str(event.position)), time.time_ns() // 1000
+        key, now_us = (PARKED, self._name, str(event.position)), now_ns() // 1000
         while True:
             before = self._records.get(key)
             document = {
@@ -317,7 +317,7 @@ class KeyedCheckpoint:
 
     def _write(self, document: dict[str, Any]) -> None:
         """Replace the record, with the lease of this run. The caller has the mutex."""
-        until_us = time.time_ns() // 1000 + int(self._lease_seconds * 1_000_000)
+        until_us = now_ns() // 1000 + int(self._lease_seconds * 1_000_000)
         value = _encode(document | {"holder": self._holder, "until_us": until_us})
         try:
             revision = self._records.put(self._key, value, self._revision)

@@ -16,7 +16,7 @@ from itertools import chain
 from operator import itemgetter
 from struct import Struct
 
-from evlog.errors import CorruptionError, InvalidArgument, InvalidEvent, InvalidStreamName
+from evlog.errors import ClockError, CorruptionError, InvalidArgument, InvalidEvent, InvalidStreamName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -672,10 +672,21 @@ def id_of_key(key: str) -> bytes:
     return (digest & _UUID5_MASK | _UUID5_BITS).to_bytes(16)
 
 
+def now_ns() -> int:
+    """Return the system clock's time, nanoseconds since 1970.
+
+    Raises:
+        ClockError: it is after 2262-04-11, when the nanoseconds are more than Python can count.
+    """
+    try:
+        return time.time_ns()
+    except OverflowError:
+        raise ClockError(int(time.clock_gettime(time.CLOCK_REALTIME) * 1_000_000)) from None
+
+
 def make_ids(count: int) -> list[bytes]:
     """Return new UUIDv7s (RFC 9562), 16 bytes each: milliseconds, 12 bits below them, 62 random bits."""
-    now_ns = time.time_ns()
-    ms, rest_ns = divmod(now_ns, 1_000_000)
+    ms, rest_ns = divmod(now_ns(), 1_000_000)
     fraction = (rest_ns << 12) // 1_000_000
     head = (ms & _MAX_ID_MS).to_bytes(6, "big") + (0x7000 | fraction).to_bytes(2, "big")
     if count == 1:  # most appends have one event: three times as fast as the code below

@@ -14,14 +14,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from evlog.errors import CorruptionError, SnapshotNotFound
 from evlog.model.checkpoints import check_kept_name
-from evlog.model.events import moment_of
+from evlog.model.events import moment_of, now_ns
 from evlog.model.filters import EVERYTHING
 from evlog.model.named import NamedTuple
 from evlog.model.retention import REDACTIONS_STREAM
@@ -122,7 +121,7 @@ def save(engine: Engine, name: str, stream: str | None, content: Content, before
         feed.make_durable(content.position)  # a snapshot must not outlive the events that are in it
     finally:
         feed.close()
-    content.saved_us = time.time_ns() // 1000
+    content.saved_us = now_ns() // 1000
     return engine.snapshot(name, stream).save(msgspec.json.encode(content), before)
 
 

@@ -6,7 +6,6 @@ Delivery is at least once, in order: a checkpoint passes an event only after it 
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -19,7 +18,7 @@ from evlog.errors import (
 )
 from evlog.model.arguments import check_number, list_of
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
-from evlog.model.events import Event, moment_of
+from evlog.model.events import Event, moment_of, now_ns
 from evlog.model.filters import ANYTHING, EventFilter, LogSelection
 from evlog.model.named import NamedTuple
 from evlog.subscriptions import shards
@@ -310,7 +309,7 @@ def _describe(
         except CorruptionError:  # of the log, not of the subscription: the event before it is a little older
             following = next(engine.read_all(LogSelection.last(known.position)), None)
         if following is not None:
-            lag_seconds = max(0.0, time.time() - following.time_us / 1e6)
+            lag_seconds = max(0.0, now_ns() / 1e9 - following.time_us / 1e6)
     try:
         damage = None if _is_of(engine, known) else str(SubscriptionAhead(name, known.position, head))
     except CorruptionError:  # of the log, too
@@ -350,7 +349,7 @@ def _first_start(engine: Engine, after: int | None, filter: EventFilter) -> int:
         InvalidArgument: that is not in the log yet, so the next run could not tell it from a lost log.
     """
     start, left = _start(engine, after, filter)
-    if left.since_us is not None and left.since_us > time.time_ns() // 1000:
+    if left.since_us is not None and left.since_us > now_ns() // 1000:
         raise InvalidArgument("since is in the future; give a named subscription a time that has passed")
     head = engine.head()
     if start > head:

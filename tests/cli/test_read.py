@@ -314,3 +314,16 @@ def test_events_are_selected_by_correlation_metadata_and_pattern(evlog: Evlog) -
     table = evlog("subscriptions", "-o", "table").out.decode()
     assert "--grep story --meta $correlationId=story" in table
     assert evlog("state", "--correlation", "story").line["events"] == 2
+
+
+def test_a_clock_that_python_cannot_read_fails_only_what_needs_it(
+    mixed: Evlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflow() -> int:  # after 2262
+        raise OverflowError
+
+    monkeypatch.setattr("time.time_ns", overflow)
+    assert mixed("read", "-n", "1").code == 0
+    result = mixed("read", "--since", "-2h")
+    assert result.code == 1
+    assert "the system clock is" in result.err

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import InitVar, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from pathlib import Path
 from typing import Any, ClassVar
 from uuid import RFC_4122, UUID
 
 import pydantic
 import pytest
 
+import evlog
 from evlog import (
     AppendResult,
     Event,
@@ -538,6 +541,17 @@ def test_ids_are_distinct_uuids_of_version_7_with_the_present_time(count: int) -
     assert len(set(ids)) == len(ids)
     assert {(id.version, id.variant) for id in ids} == {(7, RFC_4122)}
     assert all(before <= id.int >> 80 <= after for id in ids)
+
+
+def test_the_clock_is_read_in_one_place() -> None:
+    """That place raises ClockError; `time` raises OverflowError after 2262."""
+    package = Path(evlog.__file__).parent
+    calls = [
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for _ in re.findall(r"\btime_ns\(\)|\btime\.time\(\)", path.read_text())
+    ]
+    assert calls == ["model/events.py"]
 
 
 def test_what_is_appended_and_its_result_are_shown_in_a_line() -> None:

@@ -442,7 +442,7 @@ def test_a_list_says_how_far_behind_each_is(
     for number in range(10):
         clock.us += 1_000_000
         store.append("s", [new(number)])
-    monkeypatch.setattr("evlog.subscriptions.named.time.time", lambda: clock.us / 1e6 + 5)
+    monkeypatch.setattr("evlog.subscriptions.named.now_ns", lambda: (clock.us + 5_000_000) * 1000)
     assert store.subscriptions() == []
     running = store.subscribe("b", after=4, types=["T"])
     with store.subscribe("a", timeout=0) as run:

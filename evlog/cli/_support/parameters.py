@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 from evlog.errors import EvlogError, InvalidArgument, shorten
 
@@ -176,7 +175,8 @@ def make_given(parameters: Sequence[Parameter], texts: Mapping[str, Any]) -> Giv
         InvalidArgument: a value is not what its parameter takes.
     """
     values: dict[str, Any] = {}
-    now_us = time.time_ns() // 1000  # one present for all times of a command
+    has_times = any(parameter.kind is WHEN and texts.get(parameter.name) for parameter in parameters)
+    now_us = _now_us() if has_times else 0  # one present for all times of a command
     for parameter in parameters:
         text = texts.get(parameter.name)
         if parameter.kind is FLAG:
@@ -186,6 +186,12 @@ def make_given(parameters: Sequence[Parameter], texts: Mapping[str, Any]) -> Giv
         else:
             values[parameter.name] = None if text is None else _convert(parameter, text, now_us)
     return Given(values)
+
+
+def _now_us() -> int:
+    from evlog.model.events import now_ns
+
+    return now_ns() // 1000
 
 
 def _convert(parameter: Parameter, text: str, now_us: int) -> Any:

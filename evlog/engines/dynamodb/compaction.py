@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -29,7 +28,7 @@ from evlog.engines.dynamodb.items import (
 )
 from evlog.engines.keyed import checkpoints
 from evlog.engines.retention import check_subscriptions
-from evlog.model.events import METADATA_PREFIX, SYSTEM_PREFIX, Event, category_of
+from evlog.model.events import METADATA_PREFIX, SYSTEM_PREFIX, Event, category_of, now_ns
 from evlog.model.history import Standing, check_mirror, refusal
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Compaction, Removal
@@ -62,7 +61,7 @@ class _Hidden(NamedTuple):
 
 def find_hidden(core: Core, reader: Reader, state: LogState) -> list[_Hidden]:
     """Return what compaction removes, by stream."""
-    rules, now_us = core.policies.rules(state), time.time_ns() // 1000
+    rules, now_us = core.policies.rules(state), now_ns() // 1000
     found = []
     for stream, head in reader.heads(state):
         rule = rules.rule_for(stream)

@@ -48,6 +48,7 @@ from evlog.errors import (
     StoreUnreachable,
     unknown_after,
 )
+from evlog.model.events import now_ns
 from evlog.model.history import Standing, refusal
 from evlog.model.redaction import Redacted, Redaction, maybe_decode_redaction
 from evlog.model.retention import METADATA_TYPE, REDACTIONS_STREAM, Rules
@@ -316,7 +317,7 @@ class _Turn:
             if state.until_us != seen_us:
                 seen_us, seen = state.until_us, time.monotonic()
             is_over = time.monotonic() - seen > _LEASE_US / 1_000_000
-            if not state.owner or is_over or state.until_us < time.time_ns() // 1000:
+            if not state.owner or is_over or state.until_us < now_ns() // 1000:
                 if not takes:
                     return state
                 leased = self._maybe_take(seen_us if is_over else 0)
@@ -333,7 +334,7 @@ class _Turn:
 
         A lease that ends at `over_us` is over, whatever the time is.
         """
-        now_us = time.time_ns() // 1000
+        now_us = now_ns() // 1000
         values = {
             ":me": {"S": self._owner},
             ":none": {"S": ""},

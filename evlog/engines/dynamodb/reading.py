@@ -35,7 +35,7 @@ from evlog.engines.dynamodb.items import (
     version_key,
 )
 from evlog.errors import StoreUnreachable
-from evlog.model.events import SYSTEM_PREFIX, Event
+from evlog.model.events import SYSTEM_PREFIX, Event, now_ns
 from evlog.model.history import RemovedRecord
 from evlog.model.queries import IfNone, Query
 from evlog.model.reports import StreamInfo, retention_of
@@ -77,7 +77,7 @@ class Reader:
         stream, first_version, last_version, filter, limit, reverse = selection
         state = self._core.state()
         rule = self._core.policies.rules(state).rule_for(stream) if state.policies else None
-        now_us, last = time.time_ns() // 1000, 0
+        now_us, last = now_ns() // 1000, 0
         if rule is not None:
             last = read_heads(self._client, [stream], state.position)[stream].version
             first_version = max(first_version, first_visible_version(rule, last))
@@ -201,7 +201,7 @@ class Reader:
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
         state = self._core.state()
-        rules, now_us = self._core.policies.rules(state), time.time_ns() // 1000
+        rules, now_us = self._core.policies.rules(state), now_ns() // 1000
         for name, head in self.heads(state, category, prefix):
             if name.startswith(SYSTEM_PREFIX) and not include_system:
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import time_ns
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
@@ -19,7 +18,7 @@ from evlog.engines.kafka.records import encode_event, encode_forget, encode_piec
 from evlog.engines.kafka.writing import Decision
 from evlog.engines.reading import ReadsByReader
 from evlog.errors import EventTooLarge, ServerUnsuitable, StoreNotFound, Unsupported
-from evlog.model.events import MAX_EVENT_BYTES, Event
+from evlog.model.events import MAX_EVENT_BYTES, Event, now_ns
 from evlog.model.history import HistoryPiece, Standing, check_continues, check_mirror, refusal
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ class KafkaEngine(TopicEngine, ReadsByReader):
             own = [
                 (event[0], id, *event[2:]) for event, id in zip(own, result.ids, strict=True)
             ]  # found when it is tried again
-            now_us = max(state.time_us, time_ns() // 1000)
+            now_us = max(state.time_us, now_ns() // 1000)
             last = b"%d" % (head + len(plan.events))
             rows = zip(plan.events, plan.ids, plan.streams, plan.versions, strict=True)
             written = [

@@ -28,6 +28,7 @@ from evlog.engines.kafka.client import (
     translate,
 )
 from evlog.errors import AppendUnknown, EvlogError, LockTimeout, StoreReplaced, StoreUnreachable
+from evlog.model.events import now_ns
 from evlog.process.forks import register_fork_reset
 from evlog.process.threads import interruptible
 
@@ -259,7 +260,7 @@ class Writer:
             sent.append((failure, message))
 
         producer.begin_transaction()
-        left, now_ms = len(records), time.time_ns() // 1_000_000
+        left, now_ms = len(records), now_ns() // 1_000_000
         for key, value, headers, time_ms, topic in records:
             to, partition = (topic, 0) if topic else (self._topic, self._partition)
             left -= 1

@@ -7,7 +7,6 @@ reader can see is not purged.
 from __future__ import annotations
 
 import json
-import time
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -17,7 +16,7 @@ from evlog.engines.keyed import checkpoints
 from evlog.engines.nats.history import finish_redactions, finish_removals, remove_events
 from evlog.engines.retention import check_subscriptions
 from evlog.model.appends import AppendRequest
-from evlog.model.events import JSON_CODE, METADATA_PREFIX, category_of
+from evlog.model.events import JSON_CODE, METADATA_PREFIX, category_of, now_ns
 from evlog.model.history import Standing, refusal
 from evlog.model.reports import Compaction, Removal
 from evlog.model.retention import (
@@ -96,7 +95,7 @@ def bytes_of(core: Core) -> int:
 
 def _removals(core: Core) -> list[_Hidden]:
     """Return what compaction removes of each stream."""
-    state, now_us = core.reader.state(), time.time_ns() // 1000
+    state, now_us = core.reader.state(), now_ns() // 1000
     rules = state.rules
     found = []
     for info in core.reader.streams(None, None, include_deleted=True, include_system=True):

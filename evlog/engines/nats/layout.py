@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
@@ -44,7 +43,7 @@ from evlog.engines.messages import (
 )
 from evlog.engines.nats.jetstream import STORE, Outgoing, Stored
 from evlog.errors import CorruptionError
-from evlog.model.events import CONTENT_TYPES, Event, category_of, id_text
+from evlog.model.events import CONTENT_TYPES, Event, category_of, id_text, now_ns
 from evlog.model.history import RemovedRecord, Standing
 
 _SAFE: Final = "-_~$"
@@ -266,7 +265,7 @@ def _unpack(stored: Stored, *counts: int) -> tuple[Any, ...]:
 
 def make_sequence_ids(first_sequence: int, count: int) -> list[bytes]:
     """Return new UUIDv7s in which the sequences of their messages are, or of messages shortly before."""
-    ms = time.time_ns() // 1_000_000
+    ms = now_ns() // 1_000_000
     random = os.urandom(5 * count)
     made = []
     for number in range(count):

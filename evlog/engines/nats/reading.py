@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -30,7 +29,7 @@ from evlog.engines.nats.layout import (
 )
 from evlog.engines.nats.seeking import NEAR, Seeker
 from evlog.engines.reading import matching_content
-from evlog.model.events import Event, id_text
+from evlog.model.events import Event, id_text, now_ns
 from evlog.model.filters import StreamSelection
 from evlog.model.redaction import Redacted, maybe_decode_redaction
 from evlog.model.reports import StreamInfo, retention_of
@@ -147,7 +146,7 @@ class Reader:
         since_us = None
         if rule is not None and rule != KEEP_ALL:
             first = max(first, first_visible_version(rule, self.versions([stream])[0]))
-            since_us = visible_since_us(rule, time.time_ns() // 1000)
+            since_us = visible_since_us(rule, now_ns() // 1000)
         found = self._framed(
             begun, subject, VERSION, first - 1, last, filter.since_us, limit, reverse=reverse
         )
@@ -411,7 +410,7 @@ class Reader:
     def streams(
         self, category: str | None, prefix: str | None, *, include_deleted: bool, include_system: bool
     ) -> Iterator[StreamInfo]:
-        state, now_us = self.state(), time.time_ns() // 1000
+        state, now_us = self.state(), now_ns() // 1000
         end, counts = self._stream_counts(state, include_system=include_system)
         lasts = {_stream_in(subject) for subject in self.counts(self._subjects.lasts)}
         names = [

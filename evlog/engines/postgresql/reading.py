@@ -6,7 +6,6 @@ comes in one round trip with the answer whether there are policies that are not 
 
 from __future__ import annotations
 
-import time
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +14,7 @@ from evlog.engines.postgresql.connections import Connections, Statement
 from evlog.engines.postgresql.policies import PolicyCache
 from evlog.engines.postgresql.rows import COLUMNS, Conditions, conditions_of, load_rows, moment
 from evlog.engines.reading import matching_content
-from evlog.model.events import SYSTEM_PREFIX, Event
+from evlog.model.events import SYSTEM_PREFIX, Event, now_ns
 from evlog.model.reports import StreamInfo, retention_of
 from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since_us
 
@@ -60,7 +59,7 @@ class Reader:
             pages.advance(first)
         else:
             pages.low = max(pages.low, first_visible_version(rule, self.versions([stream])[0]))
-            hidden_us, since_us = visible_since_us(rule, time.time_ns() // 1000), filter.since_us
+            hidden_us, since_us = visible_since_us(rule, now_ns() // 1000), filter.since_us
             since_us = max(since_us or 0, hidden_us) if hidden_us is not None else since_us
             conditions = self._stream_conditions(stream, filter, since_us)
         return self._read(pages, conditions, first)
@@ -143,7 +142,7 @@ class Reader:
 
         def pages_in(session: Session) -> Iterator[list[StreamInfo]]:
             nonlocal after
-            now_us = time.time_ns() // 1000
+            now_us = now_ns() // 1000
             for rules, rows in self._pages_of_streams(session, category, prefix, after):
                 page = []
                 for name, version, events, time_us in rows:

@@ -41,6 +41,7 @@ from evlog.files.log.later import holds_events, is_later, maybe_later_log, outda
 from evlog.files.log.manifest_file import read_manifest
 from evlog.files.log.segment import written_end
 from evlog.files.write.derived import is_leftover
+from evlog.model.events import now_ns
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding
 
@@ -99,7 +100,7 @@ def take_snapshot(store: str) -> StoreSnapshot:
     with SharedLock(paths.lock_path(store), _LOCK_SECONDS) as idle:
         manifest = _read_manifest(store)
         # Below 0 where the clock was set back, or another machine's was ahead.
-        age_seconds = time.time() - os.stat(paths.manifest_path(store)).st_mtime
+        age_seconds = now_ns() / 1e9 - os.stat(paths.manifest_path(store)).st_mtime
         active = manifest.segments[-1]
         active_bytes = _written_size(active.path(store, "log"))
         offsets_bytes = _size(active.path(store, "offsets"))

@@ -23,7 +23,6 @@ compressed again, so that the next compaction does not make an archive larger.
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 
 from evlog.errors import CompactionRunning, EvlogError, LockTimeout
@@ -49,6 +48,7 @@ from evlog.files.disk.zstd import require_zstandard
 from evlog.files.format import paths
 from evlog.files.log.sealed_segment import SealedSegment
 from evlog.files.write.group_commit import clear_requests
+from evlog.model.events import now_ns
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Compaction
 from evlog.model.retention import Rules, shows_more
@@ -350,7 +350,7 @@ class _Run:
 
 
 def _plan(log: Log, started: Started | None, workers: Workers, *, by_stream: bool = False) -> Plan:
-    cut_off = CutOff(log.head, time.time_ns() // 1000) if started is None else started.cut_off
+    cut_off = CutOff(log.head, now_ns() // 1000) if started is None else started.cut_off
     return make_plan(log, cut_off, workers, resumed=started is not None, by_stream=by_stream)
 
 

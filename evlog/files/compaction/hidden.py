@@ -11,7 +11,6 @@ Nothing here writes.
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections import defaultdict, deque
 from functools import partial
@@ -24,7 +23,7 @@ from evlog.files.format.hashes import NAME_BITS, hash_category, hash_stream
 from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.log.catalog import emptied_versions
 from evlog.files.log.parts import SealedPart, open_sealed
-from evlog.model.events import SYSTEM_PREFIX, category_of
+from evlog.model.events import SYSTEM_PREFIX, category_of, now_ns
 from evlog.model.named import NamedTuple
 from evlog.model.retention import first_visible_version, metadata_stream, rule_in_force, visible_since_us
 
@@ -154,7 +153,7 @@ class _Limits:
             if now != limit.rule:
                 version = self._log.find_version(name, hash_stream(name))
                 first = min(first, first_visible_version(now, version))
-            since_us = min(since_us, visible_since_us(now, time.time_ns() // 1000) or 0)
+            since_us = min(since_us, visible_since_us(now, now_ns() // 1000) or 0)
         return (first, since_us) if first > 1 or since_us > 0 else None
 
 

@@ -31,6 +31,7 @@ from evlog.files.format.checkpoints import (
     encode_unparked,
 )
 from evlog.files.format.headers import FormatFault
+from evlog.model.events import now_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class SubscriptionFiles:
 
         The name is not synced: that would delay the log's own syncs once a second, to save a repetition.
         """
-        checkpoint = checkpoint._replace(time_us=time.time_ns() // 1000)
+        checkpoint = checkpoint._replace(time_us=now_ns() // 1000)
         temporary = self.path + paths.TEMPORARY
         # Synced: the name never shows a torn file.
         self._disk.create_file(temporary, encode_checkpoint(self._store_id, self.name, checkpoint))
@@ -200,7 +201,7 @@ class SubscriptionFiles:
         return [event for event, _ in self._read_parked()[0].values()]
 
     def park(self, event: Event, error: str, attempts: int) -> None:
-        self._add_line(event.position, encode_parked(event, error, attempts, time.time_ns() // 1000))
+        self._add_line(event.position, encode_parked(event, error, attempts, now_ns() // 1000))
 
     def unpark(self, position: int) -> None:
         self._add_line(position, encode_unparked(position), counts=False)

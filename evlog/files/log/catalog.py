@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from functools import partial
 from itertools import chain, compress, pairwise
@@ -27,7 +26,7 @@ from evlog.files.format.hashes import hash_category, hash_stream
 from evlog.files.format.headers import FORMAT_VERSION
 from evlog.files.log.parts import SealedPart
 from evlog.files.log.read_stream import Bounds, read_stream
-from evlog.model.events import SYSTEM_PREFIX, category_of, moment_of
+from evlog.model.events import SYSTEM_PREFIX, category_of, moment_of, now_ns
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Retention, StoreInfo, StreamInfo, retention_of
 from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since_us
@@ -108,7 +107,7 @@ def _describe(log: Log) -> StoreInfo:
         last_time=moment_of(last[5]) if last else None,
         policies=policies,
         deleted_streams=deleted,
-        clock_ahead_seconds=max(0, last[5] - time.time_ns() // 1000) / 1e6 if last else 0.0,
+        clock_ahead_seconds=max(0, last[5] - now_ns() // 1000) / 1e6 if last else 0.0,
         compressed_segments=len(packed),
         saved_bytes=sum(info.log_bytes - info.compressed_bytes for info in packed),
     )
@@ -355,7 +354,7 @@ class VisibleCounts:
     def __init__(self, log: Log, rows: list[bytes]) -> None:
         self._log = log
         self._rules = log.policies().rules()
-        self._now_us = time.time_ns() // 1000
+        self._now_us = now_ns() // 1000
         self._rows = rows
         self._recent: dict[int, Counter[int]] = {}
         self._shared: set[int] | None = None  # hashes of several names

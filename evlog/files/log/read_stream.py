@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from operator import countOf, itemgetter
 from zlib import crc32
@@ -20,7 +19,7 @@ from evlog.files.format.hashes import hash_stream
 from evlog.files.log.crafted import SENSELESS, senseless
 from evlog.files.log.parts import SealedPart, SegmentMoved
 from evlog.files.log.segment import BYTES_AT_ONCE, RECORDS_AT_ONCE
-from evlog.model.events import BatchedEvents, Event
+from evlog.model.events import BatchedEvents, Event, now_ns
 from evlog.model.retention import first_visible_version, visible_since_us
 
 TYPE_CHECKING = False
@@ -310,7 +309,7 @@ def _within_rule(log: Log, stream: str, stream_hash: int, rule: Rule, bounds: Bo
         last_version = log.find_version(stream, stream_hash)
         # Later events are left out: the last N are counted from here.
         last = last_version if last is None else min(last, last_version)
-    visible_us = visible_since_us(rule, time.time_ns() // 1000)
+    visible_us = visible_since_us(rule, now_ns() // 1000)
     if visible_us is not None:
         since_us = max(visible_us, since_us or 0)
     return Bounds(max(first, first_visible_version(rule, last_version)), last, since_us, until_us)

@@ -15,7 +15,6 @@ Everything here needs the writers' lock, except where a docstring says otherwise
 
 from __future__ import annotations
 
-import time
 from zlib import crc32
 
 from evlog.errors import AppendTooLarge, ClockError, EvlogError, StoreFull, StoreIOError, StoreReplaced
@@ -47,6 +46,7 @@ from evlog.files.write.log_file import LogFile
 from evlog.files.write.recovery import recover_locked
 from evlog.files.write.roll import add_sealed_locked, roll_locked, sync_names
 from evlog.files.write.sync_marks import SyncPoint
+from evlog.model.events import now_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class LogTail:
 
     def _now_us(self) -> int:
         """Return the time of the next event: the clock's, but never less than that of the last event."""
-        now_us = time.time_ns() // 1000
+        now_us = now_ns() // 1000
         if now_us > _MAX_TIME_US or (now_us < 0 and not self._last_time_us):
             raise ClockError(now_us)
         return max(now_us, self._last_time_us)

@@ -216,7 +216,12 @@ def test_time_never_decreases_behind_an_empty_segment(memory_path: Path, clock: 
         assert [event.time_us for event in store.read("s")] == [noon, noon]
 
 
-def test_a_clock_that_no_event_can_have_is_refused(store: EventStore, clock: Clock) -> None:
+def test_a_clock_that_no_event_can_have_is_refused(
+    store: EventStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflow() -> int:  # after 2262, when the nanoseconds are more than Python can count
+        raise OverflowError
+
     for outside in (-1, -2_000_000_000_000_000, 253_402_300_800_000_000):
         clock.us = outside
         with pytest.raises(ClockError) as caught:
@@ -225,6 +230,12 @@ def test_a_clock_that_no_event_can_have_is_refused(store: EventStore, clock: Clo
         assert "clock" in str(caught.value)
     clock.us = 1_700_000_000_000_000
     store.append("s", [new()])
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time_ns", overflow)
+        for use in (lambda: store.append("s", [new()]), store.info, store.compact):
+            with pytest.raises(ClockError, match="outside the years 1970 to 2262"):
+                use()
+        assert len(list(store.read_all())) == 1
     clock.us = -5  # set back too far: time does not decrease, and the store stays usable
     store.append("s", [new()])
     assert [event.time_us for event in store.read("s")] == [1_700_000_000_000_000] * 2
