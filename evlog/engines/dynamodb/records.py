@@ -52,10 +52,14 @@ class Records:
             condition, values = "#r = :r", {":r": {"N": str(revision)}}
         try:
             self._client.put(item, condition, values, None if revision is None else _NAMES)
-        except (Refused, StoreUnreachable):
+        except (Refused, StoreUnreachable) as error:
             # botocore sends a call again whose answer was lost: this may be what the first one has written.
             record = self.get(key)
-            return new if record == Record(value, new) else None
+            if record == Record(value, new):
+                return new
+            if isinstance(error, StoreUnreachable) and (record and record.revision) == revision:
+                raise  # it is as it was: no other writer has replaced it
+            return None
         return new
 
     def delete(self, key: tuple[str, ...], revision: int) -> bool:

@@ -227,6 +227,28 @@ def test_an_append_of_which_every_attempt_was_refused_is_not_done(
             store.append("a", [new(1)], 1)
 
 
+def test_a_record_that_no_service_took_was_not_replaced_by_another_run(
+    dynamodb_url: Callable[[], str], no_pauses: None
+) -> None:
+    with evlog.open(dynamodb_url() + "&timeout=0.3", create=True) as store:
+        store.append("a", [new(0), new(1)])
+        with (
+            answering(store, *[LOST] * 1000, to="PutItem"),
+            pytest.raises(evlog.StoreUnreachable),
+            store.subscribe("n", after=0),
+        ):
+            pass
+        with store.subscribe("n", after=0) as run:
+            assert run.next_event(LONG_SECONDS) is not None
+            run.acknowledge()
+            with answering(store, *[LOST] * 1000, to="PutItem"), pytest.raises(evlog.StoreUnreachable):
+                run.save()
+            assert run.next_event(LONG_SECONDS) is not None
+            run.acknowledge()
+            run.save()
+        assert store.subscription("n").position == 2
+
+
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have botocore try again at once."""
