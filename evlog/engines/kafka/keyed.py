@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 from evlog.engines.kafka.index import turn_lock
 from evlog.engines.kafka.reading import Reader
-from evlog.engines.kafka.writing import Decision, Writer
+from evlog.engines.kafka.writing import Decision, Result, Writer
 from evlog.engines.keyed import KeepsSubscriptions, Record
-from evlog.errors import CorruptionError
+from evlog.errors import AppendUnknown, CorruptionError, StoreUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from evlog.engine import Capabilities
@@ -112,7 +112,7 @@ class TopicRecords:
             sent = Decision(None, [self.encode(key, value)])
             return sent
 
-        found = self._writer.write(decide)
+        found = self._write(decide)
         # The record that is there now may be another run's.
         return found if sent is None or sent.offset is None else sent.offset
 
@@ -128,7 +128,13 @@ class TopicRecords:
             return Decision(True, [self.encode(key, None)])
 
         is_sent: list[bool] = []
-        return self._exists() and self._writer.write(decide)
+        return self._exists() and self._write(decide)
+
+    def _write(self, decide: Callable[[], Decision[Result]]) -> Result:
+        try:
+            return self._writer.write(decide)
+        except AppendUnknown as error:
+            raise StoreUnreachable(self.address, error.reason) from error
 
     def close(self) -> None:
         """Free what it holds."""

@@ -27,7 +27,14 @@ from evlog.engines.kafka.client import (
     leave_to_parent,
     translate,
 )
-from evlog.errors import AppendUnknown, EvlogError, LockTimeout, StoreReplaced, StoreUnreachable
+from evlog.errors import (
+    SERVER_ERRORS,
+    EvlogError,
+    LockTimeout,
+    StoreReplaced,
+    StoreUnreachable,
+    unknown_after,
+)
 from evlog.model.events import now_ns
 from evlog.process.forks import register_fork_reset
 from evlog.process.threads import interruptible
@@ -126,13 +133,19 @@ class Writer:
             fence: end the turn of any other writer, also if nothing is written.
 
         Raises:
-            AppendUnknown, StoreUnreachable: the brokers did not answer in time.
+            AppendUnknown: it was sent, and no later try has shown whether it was written.
+            StoreUnreachable: the brokers did not answer in time.
             LockTimeout: other writers were faster for too long.
         """
         with self._mutex:
             held = self._take_turn()
+            state = _Tries(self._client.address.timeout_seconds)
             try:
-                return self._write_locked(decide, fence=fence)
+                return self._write_locked(decide, state, fence=fence)
+            except SERVER_ERRORS as error:
+                if not state.is_unsure:
+                    raise
+                raise unknown_after(error, self._client.address.text) from error
             finally:
                 if held:
                     self._turn.release()
@@ -151,10 +164,9 @@ class Writer:
         self._stuck_until = 0.0
         return True
 
-    def _write_locked(self, decide: Callable[[], Decision[Result]], *, fence: bool) -> Result:
+    def _write_locked(self, decide: Callable[[], Decision[Result]], state: _Tries, *, fence: bool) -> Result:
         if fence:
             self._drop()
-        state = _Tries(self._client.address.timeout_seconds)
         while True:
             try:
                 done = self._try_locked(decide, state)
@@ -175,7 +187,7 @@ class Writer:
 
     def _try_locked(self, decide: Callable[[], Decision[Result]], state: _Tries) -> Decision[Result] | None:
         """Decide and write; return None if the decision may be another now that everything is applied."""
-        left = max(1.0, state.deadline - time.monotonic())
+        state.is_sending, left = False, max(1.0, state.deadline - time.monotonic())
         if self._producer is None:
             self._fence(state.deadline)
             self._reader.catch_up(left)
@@ -190,7 +202,8 @@ class Writer:
             decision = None
         records = [] if decision is None else list(decision.records)
         if records:
-            state.is_current, state.is_sent = False, True
+            state.is_current, state.is_sending = False, True
+            state.is_unsure = False  # a try before this one was aborted: the decision has not found it
             assert decision is not None
             decision.offset = offset = self._send(records, state.deadline)
             try:
@@ -218,13 +231,11 @@ class Writer:
                 time.sleep(random.uniform(0.0, longest))  # noqa: S311 - so that two do not meet again
         elif not (cause is None or is_transient(cause)):
             raise found from error
-        elif time.monotonic() < state.deadline:
-            time.sleep(0.02)
-        elif state.is_sent:
-            reason = found.reason if isinstance(found, StoreUnreachable) else found.problem
-            raise AppendUnknown(self._client.address.text, reason) from error
         else:
-            raise found from error
+            state.is_unsure |= state.is_sending
+            if time.monotonic() >= state.deadline:
+                raise found from error
+            time.sleep(0.02)
 
     def _fence(self, deadline: float) -> None:
         """Become the one writer: the transaction of any other is aborted, and it can commit no more."""
@@ -289,7 +300,8 @@ class _Tries:
         self.begun = time.monotonic()
         self.deadline = self.begun + seconds
         self.fenced = 0
-        self.is_sent = False  # it may be written
+        self.is_sending = False  # the present try has begun a transaction
+        self.is_unsure = False  # an earlier one has, and may have committed it
         self.is_current = False  # everything is applied that can be there
 
 

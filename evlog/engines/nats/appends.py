@@ -37,13 +37,14 @@ from evlog.engines.nats.layout import (
 from evlog.engines.nats.session import Lost, NoResponder, NotConnected
 from evlog.engines.waiting import Pause
 from evlog.errors import (
-    AppendUnknown,
+    SERVER_ERRORS,
     EventTooLarge,
     EvlogError,
     InvalidEvent,
     LockTimeout,
     StoreUnreachable,
     TooManyEvents,
+    unknown_after,
 )
 from evlog.model.events import METADATA_PREFIX
 from evlog.model.filters import ANYTHING, LogSelection
@@ -225,42 +226,40 @@ class Appender:
     def _append_locked(self, pending: PendingAppend, control: Control | None) -> BatchResult:
         begin = time.monotonic()
         pause: Pause | None = None
-        sent: Exception | None = None  # an answer was lost
+        is_unsure = False  # it was sent and not answered: it may have been made
         tries = 0
-        while True:
-            given = sum(event[1] is not None for event in pending.events)
-            early = given if len(pending.events) + given + 1 > BATCH else 0
-            try:
-                view, decision = self._decide_locked(pending, early)
-                if not decision.new:
-                    self._view = view
-                    return decision.result
-            except Moved:
-                tries += 1
-                self._wait_for_others(begin, tries)
-                continue
-            except StoreUnreachable as error:
-                if sent is None:
-                    raise
-                raise AppendUnknown(self.connections.address.text, str(sent)) from error
-            try:
-                self._store(view, decision, pending, control, early)
-            except WrongSequence:
-                tries += 1
-                self._wait_for_others(begin, tries)
-            except (Lost, NoResponder) as error:
-                if not isinstance(error, NoResponder | NotConnected):
-                    sent = error
-                    pending.give_ids(decision.result.ids)
-                pause = pause or Pause(time.monotonic() + self.connections.address.timeout_seconds)
-                if pause.take():
+        try:
+            while True:
+                given = sum(event[1] is not None for event in pending.events)
+                early = given if len(pending.events) + given + 1 > BATCH else 0
+                try:
+                    view, decision = self._decide_locked(pending, early)
+                    if not decision.new:
+                        self._view = view
+                        return decision.result
+                except Moved:
+                    tries += 1
+                    self._wait_for_others(begin, tries)
                     continue
-                if sent is None:
-                    raise self.connections.unreachable(error) from None
-                raise AppendUnknown(self.connections.address.text, str(sent)) from None
-            else:
-                self._let_others_in()
-                return decision.result
+                try:
+                    self._store(view, decision, pending, control, early)
+                except WrongSequence:
+                    tries += 1
+                    self._wait_for_others(begin, tries)
+                except (Lost, NoResponder) as error:
+                    if not isinstance(error, NoResponder | NotConnected):
+                        is_unsure = True
+                        pending.give_ids(decision.result.ids)
+                    pause = pause or Pause(time.monotonic() + self.connections.address.timeout_seconds)
+                    if not pause.take():
+                        raise self.connections.unreachable(error) from None
+                else:
+                    self._let_others_in()
+                    return decision.result
+        except SERVER_ERRORS as error:
+            if not is_unsure:
+                raise
+            raise unknown_after(error, self.connections.address.text) from error
 
     def _decide_locked(self, pending: PendingAppend, early: int) -> tuple[View, Decision]:
         """Decide with what is remembered, else with the stream's end: only that is a reason to refuse."""

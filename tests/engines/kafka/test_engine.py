@@ -16,7 +16,7 @@ from uuid import UUID
 
 import confluent_kafka
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 import evlog
@@ -461,6 +461,36 @@ def test_a_stalled_writer_does_not_take_the_revision_of_another_one_for_its_own(
         found = one.get(("k",))
         assert found is not None
         assert found.value == b"2"
+
+
+def test_an_append_that_is_denied_after_its_answer_was_lost_may_have_been_made(
+    kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with evlog.open(kafka_url(), create=True) as store:
+        assert isinstance(store.engine, KafkaEngine)
+        store.append("a", [NewEvent("T", 0)])
+        for writer in (store.engine._writer, store.engine._records._writer):
+            send = writer._send
+
+            def lost(*arguments: Any, send: Any = send) -> NoReturn:
+                send(*arguments)
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+            def denied(_: float) -> NoReturn:
+                raise KafkaException(KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED))
+
+            monkeypatch.setattr(writer, "_send", lost)
+            if writer is store.engine._records._writer:
+                writer._fence(LONG_SECONDS)
+            monkeypatch.setattr(writer, "_fence", denied)
+        with pytest.raises(evlog.AppendUnknown):
+            store.append("a", [NewEvent("T", 1)])
+        with pytest.raises(evlog.StoreAccessDenied):  # what is known not to be made has the error itself
+            store.append("a", [NewEvent("T", 2)])
+        store.engine._records.make_topic()
+        with pytest.raises(evlog.StoreUnreachable):  # it is no append
+            store.engine._records.put(("k",), b"1", None)
+        assert [event.data for event in store.read("a")] == [b"0", b"1"]
 
 
 def delete_topic(url: str) -> None:
