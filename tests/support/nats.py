@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -83,6 +84,14 @@ class Cluster:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def reload(self, settings: str) -> None:
+        """Give running servers other settings, such as other users."""
+        self._settings = settings
+        for number, process in enumerate(self._processes):
+            assert process is not None
+            self._write(number)
+            process.send_signal(signal.SIGHUP)
 
     def await_ready(self) -> None:
         """Return once a server answers requests to JetStream."""

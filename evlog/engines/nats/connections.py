@@ -73,8 +73,11 @@ class Connections:
         if end is None:
             end = time.monotonic() + self.address.timeout_seconds
         with self._mutex:
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                session = self._idle.pop()
+                if not session.has_ended():  # else what is sent would count as lost, and not as never sent
+                    return session
+                session.close()
             servers = list(self._servers)
         reasons = []
         for tried, server in enumerate(servers):

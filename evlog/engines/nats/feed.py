@@ -16,6 +16,7 @@ from evlog.engines.following import ServerFeed
 from evlog.engines.messages import POSITION, TIME
 from evlog.engines.nats.connections import ANSWER_SECONDS
 from evlog.engines.nats.session import Denied, Lost, NoResponder, Session
+from evlog.errors import StoreNotFound, StoreUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from evlog.model.filters import EventFilter, LogSelection
 
 _LOOK_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 0.05
 _INACTIVE_NANOSECONDS: Final = 30_000_000_000  # the server removes a consumer whose client has left
 _LONG_SECONDS: Final = 1e6
 
@@ -70,7 +72,14 @@ class NatsFeed(ServerFeed):
         super().close()
 
     def _look(self) -> None:
-        tail = self._reader.tail()
+        deadline = time.monotonic() + self._jetstream.connections.address.timeout_seconds
+        while True:
+            try:
+                tail = self._reader.tail(min(ANSWER_SECONDS, max(0.0, deadline - time.monotonic())))
+                break
+            except StoreUnreachable:
+                if self._waking.is_set() or time.monotonic() >= deadline:
+                    raise
         # While it is connected, the store was not restored: the servers were not started again.
         self._is_doubtful |= self._session is None or self._session.has_ended()
         position = tail.number(POSITION)
@@ -126,14 +135,16 @@ class NatsFeed(ServerFeed):
                 self._inbox = b"_INBOX.evlog." + os.urandom(12).hex().encode()
                 session.subscribe(self._inbox)
                 self._make_consumer(session)
-            except (Lost, NoResponder, Denied) as error:
+            except BaseException as error:
                 if session is not None:
                     session.close()
                 if isinstance(error, Denied):
                     raise connections.denied(error) from None
-                if time.monotonic() > pause_until:
+                if not isinstance(error, Lost | NoResponder):
+                    raise
+                if self._waking.is_set() or time.monotonic() > pause_until:
                     raise connections.unreachable(error) from None
-                time.sleep(0.05)
+                self._waking.wait(_RETRY_SECONDS)
             else:
                 self._session, self._is_doubtful = session, True
                 break
@@ -158,6 +169,7 @@ class NatsFeed(ServerFeed):
         }
         subject = f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{self._subject}"
         raw = session.request(subject, json.dumps(question).encode(), time.monotonic() + ANSWER_SECONDS).data
-        answer = json.loads(raw)
-        if "error" in answer:
-            raise Lost(str(answer["error"].get("description")))
+        error = json.loads(raw).get("error")
+        if error is not None:
+            failure = self._jetstream.failure(error)
+            raise failure if isinstance(failure, StoreNotFound) else Lost(str(error.get("description")))

@@ -153,7 +153,9 @@ class JetStream:
         """Return the last control message, as the leader has it. Raises StoreReplaced."""
         return self._own(self.last(self._control))
 
-    def last_and_control(self, filter: str) -> tuple[Stored | None, Stored]:
+    def last_and_control(
+        self, filter: str, timeout_seconds: float | None = None
+    ) -> tuple[Stored | None, Stored]:
         """Return the last messages of a filter and of control, this one not earlier. Raises StoreReplaced."""
         subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
 
@@ -162,7 +164,7 @@ class JetStream:
             inboxes = [session.ask(subject, each) for each in data]
             return [self._stored(session.receive(inbox, deadline).data) for inbox in inboxes]
 
-        last, control = self.connections.retry(ask)
+        last, control = self.connections.retry(ask, timeout_seconds)
         return last, self._own(control)
 
     def _own(self, control: Stored | None) -> Stored:

@@ -295,9 +295,9 @@ class Reader:
 
     # --- look-ups
 
-    def tail(self) -> Stored:
-        """Return the last message of the store."""
-        return self._jetstream.needed(self._jetstream.last_and_control(">")[0])
+    def tail(self, timeout_seconds: float | None = None) -> Stored:
+        """Return the last message of the store; the time-out is that of `Connections.retry`."""
+        return self._jetstream.needed(self._jetstream.last_and_control(">", timeout_seconds)[0])
 
     def known(
         self, ids: Sequence[bytes], found: Mapping[str, Stored], tail_sequence: int

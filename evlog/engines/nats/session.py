@@ -29,6 +29,7 @@ CONNECT_SECONDS: Final = 5.0
 _SEND_SECONDS: Final = 4  # for how long a server may take nothing of what is sent to it
 _PUSHED: Final = b"2"
 _STATUS_LINE: Final = b"NATS/1.0"
+_ENDED: Final = getattr(select, "POLLRDHUP", 0)  # of Linux; other systems report POLLHUP unasked
 
 
 class Lost(Exception):
@@ -62,7 +63,7 @@ class Session:
 
     def __init__(self, address: Address, host: str, port: int, timeout_seconds: float) -> None:
         self.info: dict[str, Any] = {}
-        self.is_broken = False
+        self.is_broken = self._has_begun = False
         self.pid = os.getpid()
         self._buffer = bytearray()
         self._at = 0  # where the unread part of the buffer begins
@@ -79,6 +80,8 @@ class Session:
             most = struct.pack("ll", _SEND_SECONDS, 0)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, most)
             self._begin(address, host, deadline)
+            self._end = select.poll()
+            self._end.register(self._socket, _ENDED)
         except (OSError, Lost) as error:
             self.close()
             raise Lost(f"{host}:{port}: {error}") from None
@@ -113,6 +116,7 @@ class Session:
         self.send(b"CONNECT %b\r\nSUB %b.* 1\r\nPING\r\n" % (json.dumps(options).encode(), self._inbox))
         while self._line(deadline) != b"PONG":
             pass
+        self._has_begun = True
 
     def close(self) -> None:
         """Close it."""
@@ -120,15 +124,8 @@ class Session:
         self._socket.close()
 
     def has_ended(self) -> bool:
-        """Return whether the server has ended the connection."""
-        if self.is_broken:
-            return True
-        try:
-            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except (OSError, ValueError):  # of a TLS socket, which takes no flags
-            return True
+        """Return whether the server has ended the connection, also where its last words are not read yet."""
+        return self.is_broken or bool(self._end.poll(0))
 
     def send(self, raw: bytes | bytearray) -> None:
         """Send lines of the protocol."""
@@ -234,12 +231,12 @@ class Session:
                 return line
 
     def _refuse(self, text: str) -> None:
-        lower = text.lower()
-        if "authorization" in lower or "permissions" in lower or "authentication" in lower:
-            self.is_broken = True
-            raise Denied(text)
         self.is_broken = True
-        raise Lost(text)
+        lower = text.lower()
+        is_begin = not self._has_begun and ("authorization" in lower or "authentication" in lower)
+        if is_begin or "permissions" in lower:
+            raise Denied(text)
+        raise Lost(text)  # also of a user that is refused from now on: what it has sent may be done
 
     def _take(self, count: int, deadline: float) -> bytes:
         while len(self._buffer) - self._at < count:
