@@ -164,7 +164,7 @@ class Core:
     def _state_of(self, item: Item | None) -> LogState:
         if item is None:
             raise StoreNotFound(self.address.text, was_open=True)
-        state = decode_log(item)
+        state = decode_log(item, self.address.text)
         if state.store_id != self.store_id:
             raise StoreReplaced(self.address.text)
         return state

@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.deciding import content_digest, encode_tags, tag_digests
+from evlog.errors import UnsupportedFormat
 from evlog.model.events import CONTENT_TYPES, JSON_CODE, METADATA_PREFIX, TEXT_CODE, Event
 from evlog.model.history import RemovedRecord, Standing
 from evlog.model.named import NamedTuple
@@ -320,8 +321,16 @@ def encode_log(state: LogState) -> Item:
     return {"PK": {"S": LOG_KEY[0]}, "SK": {"S": LOG_KEY[1]}, "format": {"N": str(FORMAT)}, **item}
 
 
-def decode_log(item: Item) -> LogState:
-    """Return the state in the item of the log."""
+def decode_log(item: Item, address: str) -> LogState:
+    """Return the state in the item of the log.
+
+    Raises:
+        UnsupportedFormat: a newer evlog has changed the store, perhaps since it was opened here. It has raised
+            the revision, so a writer that remembers an older state is refused, and then reads this.
+    """
+    found = int(item["format"]["N"])
+    if found > FORMAT:
+        raise UnsupportedFormat(address, found, FORMAT)
     names = [name for name in LogState._fields if name in item]
     fields: dict[str, Any] = {
         name: item[name]["S"] if name in _TEXTS else int(item[name]["N"]) for name in names

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from evlog.engines.dynamodb.client import Refused
-from evlog.engines.dynamodb.items import FORMAT, INDEX, LOG_KEY, LogState, decode_log, encode_log
-from evlog.errors import EngineError, ServerUnsuitable, StoreNotFound, StoreUnreachable, UnsupportedFormat
+from evlog.engines.dynamodb.items import INDEX, LOG_KEY, LogState, decode_log, encode_log
+from evlog.errors import EngineError, ServerUnsuitable, StoreNotFound, StoreUnreachable
 
 if TYPE_CHECKING:
     from typing import Any
@@ -52,10 +52,7 @@ def open_table(client: Client, *, create: bool) -> tuple[str, bool]:
         return state.store_id, True
     if "format" not in item:
         raise _unsuitable(client)
-    found = int(item["format"]["N"])
-    if found > FORMAT:
-        raise UnsupportedFormat(client.address.text, found, FORMAT)
-    return decode_log(item).store_id, False
+    return decode_log(item, client.address.text).store_id, False
 
 
 def create_table(client: Client) -> None:

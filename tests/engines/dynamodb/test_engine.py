@@ -20,7 +20,7 @@ from evlog.engines.dynamodb import compaction, table
 from evlog.engines.dynamodb.client import Address, Client, Refused
 from evlog.engines.dynamodb.core import Core
 from evlog.engines.dynamodb.engine import DynamodbEngine
-from evlog.engines.dynamodb.items import STAGED, encode_log, event_key, id_key
+from evlog.engines.dynamodb.items import LOG_KEY, STAGED, encode_log, event_key, id_key
 from evlog.model.appends import AppendRequest
 from evlog.model.filters import LogSelection
 from evlog.model.history import Standing
@@ -188,6 +188,29 @@ def test_a_table_of_somebody_else_is_left_alone(
     assert caught.value.exit_code == 10
     assert client.call("scan")["Count"] == 0
     client.close()
+
+
+def test_a_store_that_a_newer_evlog_has_changed_meanwhile_is_left_alone(store: EventStore) -> None:
+    """A writer replaces the item of the log: what the newer one has added would be lost."""
+    store.append("a", [NewEvent("T")])
+    with store.subscribe(after=0) as run:
+        assert run.next_event(LONG_SECONDS) is not None
+        values = {":f": {"N": "2"}, ":one": {"N": "1"}}
+        after = client_of(store).update(
+            LOG_KEY, "SET #f = :f, added = :f ADD revision :one", None, values, {"#f": "format"}
+        )
+        uses: list[Callable[[], object]] = [
+            lambda: store.append("a", [NewEvent("T")]),
+            lambda: store.append("a", [NewEvent("T")], 1),
+            lambda: store.set_retention("a", max_count=1),
+            store.compact,
+            lambda: list(store.read("a")),
+            lambda: run.next_event(LONG_SECONDS),
+        ]
+        for use in uses:
+            with pytest.raises(evlog.UnsupportedFormat):
+                use()
+    assert client_of(store).get(LOG_KEY) == after
 
 
 def test_an_item_of_somebody_else_is_not_taken_for_the_log(store: EventStore) -> None:
