@@ -14,6 +14,7 @@ A record without a key is evlog's own. It has one header, `Evlog-Control`, and a
                                              `events` events; the other positions up to `end` are lost
     removed   [row, …]                       the events of a gap that the source had removed
     forget    [row, …]                       events that the source has removed since they were copied
+    format    number                         from here on a newer evlog writes records of another format
 
 A row is [position, version, stream, id, digest, time, tags]. Any other record is another program's, and means
 nothing.
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 import msgpack
 
 from evlog.engines.messages import POSITION, decode_message, encode_headers
-from evlog.errors import CorruptionError
+from evlog.errors import CorruptionError, UnsupportedFormat
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 FRAME_LAST: Final = "Evlog-Frame-Last"
 CONTROL: Final = "Evlog-Control"
+FORMAT: Final = 1
 _ROWS: Final = 1000  # in one record: at most 700 KB
 
 
@@ -133,6 +135,7 @@ class Assembler:
 
         Raises:
             CorruptionError: it makes no sense, or cannot be there.
+            UnsupportedFormat: a newer evlog writes the records after it.
         """
         if key is not None and POSITION in headers:
             frame, event = decode_message(headers, value or b"", self._at(offset))
@@ -150,6 +153,8 @@ class Assembler:
         return f"{self._where}, offset {offset}"
 
     def _take_control(self, kind: str, value: Any) -> HistoryPiece | Standing | list[RemovedRecord] | None:
+        if kind == "format":
+            raise UnsupportedFormat(self._where, int(value), FORMAT)
         if kind == "standing":
             return Standing(*value)
         if kind == "forget":

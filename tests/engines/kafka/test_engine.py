@@ -21,11 +21,13 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 import evlog
 from evlog import NewEvent
+from evlog.engines.kafka import records
 from evlog.engines.kafka.address import Address
 from evlog.engines.kafka.client import Client
 from evlog.engines.kafka.engine import KafkaEngine
 from evlog.engines.kafka.index import Place, index_path, save_place
 from evlog.engines.kafka.records import encode_event
+from evlog.engines.kafka.writing import Decision
 from evlog.files.engine import DirectoryEngine
 from evlog.model.history import Standing
 from evlog.testing.base import in_threads
@@ -491,6 +493,21 @@ def test_an_append_that_is_denied_after_its_answer_was_lost_may_have_been_made(
         with pytest.raises(evlog.StoreUnreachable):  # it is no append
             store.engine._records.put(("k",), b"1", None)
         assert [event.data for event in store.read("a")] == [b"0", b"1"]
+
+
+def test_records_after_that_of_a_newer_format_are_not_read(kafka_url: Callable[[], str]) -> None:
+    url = kafka_url()
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T", 0)])
+        assert isinstance(store.engine, KafkaEngine)
+        newer = records._encode_control("format", 2)
+        store.engine._writer.write(lambda: Decision(None, [newer]))
+        with pytest.raises(evlog.UnsupportedFormat):
+            list(store.read("a"))
+        with pytest.raises(evlog.UnsupportedFormat):
+            store.append("a", [NewEvent("T", 1)])
+    with evlog.open(url) as store, pytest.raises(evlog.UnsupportedFormat):
+        list(store.read("a"))
 
 
 def delete_topic(url: str) -> None:
