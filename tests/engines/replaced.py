@@ -139,6 +139,16 @@ def _check_some(url: str, drop: Drop, uses: dict[str, Use], *, is_used: bool) ->
         assert other.verify().ok
 
 
+def check_newer(url: str, raise_format: Drop) -> None:
+    """Check that each use of an open store is refused once a newer evlog has raised the store's format."""
+    with evlog.open(url, create=True) as store:
+        _fill(store)
+        raise_format(url)
+        found = {name: _error_of(use, store) for name, use in (CHANGES | USES).items()}
+    wrong = {name: error for name, error in found.items() if not isinstance(error, evlog.UnsupportedFormat)}
+    assert wrong == {}
+
+
 def _error_of(use: Use, store: EventStore) -> object:
     try:
         return f"no error: {use(store)!r}"

@@ -325,8 +325,8 @@ def decode_log(item: Item, address: str) -> LogState:
     """Return the state in the item of the log.
 
     Raises:
-        UnsupportedFormat: a newer evlog has changed the store, perhaps since it was opened here. It has raised
-            the revision, so a writer that remembers an older state is refused, and then reads this.
+        UnsupportedFormat: a newer evlog has changed the store, perhaps since it was opened here. It raises
+            the revision, too, so a writer that remembers an older state is refused, and then reads this.
     """
     found = int(item["format"]["N"])
     if found > FORMAT:

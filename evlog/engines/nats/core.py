@@ -13,7 +13,7 @@ from evlog.engines.keyed import StoreRecords
 from evlog.engines.messages import POSITION
 from evlog.engines.nats.appends import Appender
 from evlog.engines.nats.connections import Connections
-from evlog.engines.nats.jetstream import JetStream, WrongSequence
+from evlog.engines.nats.jetstream import FORMAT, JetStream, WrongSequence
 from evlog.engines.nats.layout import Control, Subjects, encode_control
 from evlog.engines.nats.reading import Reader
 from evlog.engines.nats.records import Records
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from evlog.engines.nats.address import Address
     from evlog.engines.nats.session import Session
 
-FORMAT: Final = 1
 OLDEST: Final = (2, 15)
 """The first version whose checks of an atomic batch are right (nats-server issue 8376)."""
 

@@ -11,9 +11,9 @@ from evlog.engines.keyed import KeepsRecords, StoreRecords
 from evlog.engines.messages import POSITION, TIME
 from evlog.engines.nats import compaction, history, verify
 from evlog.engines.nats.address import Address
-from evlog.engines.nats.core import FORMAT, Core
+from evlog.engines.nats.core import Core
 from evlog.engines.nats.feed import NatsFeed
-from evlog.engines.nats.jetstream import BATCH
+from evlog.engines.nats.jetstream import BATCH, FORMAT
 from evlog.engines.reading import ReadsByReader
 from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported

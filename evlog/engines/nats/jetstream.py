@@ -30,6 +30,7 @@ from evlog.errors import (
     StoreNotFound,
     StoreReplaced,
     StoreUnreachable,
+    UnsupportedFormat,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ BATCH: Final = 1000
 
 STORE: Final = "Evlog-Store"
 """The header of control messages that names the store's id."""
+
+FORMAT: Final = 1
+FORMAT_HEADER: Final = "Evlog-Format"
+"""The header of control messages that tells programs with the store open of a newer format."""
 
 _CHECK_SECONDS: Final = 1.0
 _NOT_FOUND: Final = (b"404", 10037)
@@ -168,10 +173,16 @@ class JetStream:
         return last, self._own(control)
 
     def _own(self, control: Stored | None) -> Stored:
-        """Return a control message of this store. Raises StoreReplaced: it is another store's."""
+        """Return a control message of this store.
+
+        Raises:
+            StoreReplaced: it is another store's. UnsupportedFormat: a newer evlog has changed the store.
+        """
         found, own = self.needed(control), self.store_id.encode()
         if found.headers.get(STORE, own) != own:
             raise StoreReplaced(self.connections.address.text)
+        if (format := found.number(FORMAT_HEADER)) > FORMAT:
+            raise UnsupportedFormat(self.connections.address.text, format, FORMAT)
         return found
 
     def needed(self, stored: Stored | None) -> Stored:

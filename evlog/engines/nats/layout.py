@@ -18,6 +18,7 @@
 5. Events are removed by messages that say so, and then purged. Until they are, `c` says up to which version
    of their stream no reader returns any.
 6. A message of `c` comes with every change of what all appends depend on: policies, schemas, redactions.
+   One with the header `Evlog-Format` comes with another format: programs that have the store open see it.
 """
 
 from __future__ import annotations

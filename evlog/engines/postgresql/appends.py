@@ -20,6 +20,7 @@ from psycopg.pq import TransactionStatus
 
 from evlog.engines.postgresql import wire
 from evlog.engines.postgresql.connections import (
+    FORMAT,
     Connections,
     Statement,
     is_broken,
@@ -36,6 +37,7 @@ from evlog.errors import (
     StoreReplaced,
     StoreUnreachable,
     StreamTombstoned,
+    UnsupportedFormat,
     WrongExpectedVersion,
     unknown_after,
 )
@@ -110,11 +112,13 @@ class Appender:
         self._sync = sync
         self._contention = _Contention()
         self._lock_timeout_seconds = lock_timeout_seconds
-        # It returns no row, and appends nothing, if another store was made in a schema that was dropped.
+        # It returns no row, and appends nothing, if another store was made in a schema that was dropped, or a
+        # newer evlog has changed this one.
         self._statement = Statement(
             connections.address.sql(
                 "select {schema}.append({parameters}), set_config('synchronous_commit', $19, true) "
-                "from {schema}.describe() where o_store_id = $20",
+                "from {schema}.describe() where o_store_id = $20 and o_format <= {format}",
+                format=str(FORMAT),
                 parameters=", ".join(f"${number}" for number in range(1, 19)),
             )
         )
@@ -215,7 +219,7 @@ class Appender:
                 raise psycopg.OperationalError("the server has stopped waiting for its synchronous standby")
             answer = results[len(self._before)]
             if not answer.ntuples:
-                raise StoreReplaced(self._connections.address.text)
+                raise self._other(connection)
             positions, versions, duplicates = call.outcome(answer)
             return positions, versions, duplicates
         except psycopg.Error as error:
@@ -228,6 +232,14 @@ class Appender:
             raise
         finally:
             self._contention.leave(positions)
+
+    def _other(self, connection: Session) -> Exception:
+        """Return the error for a store that is not the one that was opened, or is now of a newer format."""
+        address = self._connections.address
+        row = connection.execute(address.sql("select o_format from {schema}.describe()")).fetchone()
+        if row is not None and row[0] > FORMAT:
+            return UnsupportedFormat(address.text, row[0], FORMAT)
+        return StoreReplaced(address.text)
 
     def _change(self, call: _Call, error: psycopg.Error, deadline: float) -> None:
         """Change what the server refused so that it can be sent again, or raise the refusal."""

@@ -47,6 +47,7 @@ from evlog.errors import (
     StoreNotFound,
     StoreReplaced,
     StoreUnreachable,
+    UnsupportedFormat,
 )
 from evlog.process.forks import register_fork_reset
 
@@ -66,10 +67,12 @@ if TYPE_CHECKING:
 # In a program that sets up no logging, psycopg's warnings of broken connections would go to stderr.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
+FORMAT: Final = 1  # of the schema
 # What a statement says that waited for a lock while the schema was dropped: XX000, an internal error.
 _DROPPED: Final = re.compile(r"(could not open relation with OID|cache lookup failed for) ")
 # `{same}` casts a text with this end to a number. That fails, and the error of PostgreSQL quotes the text.
 _OTHER_STORE: Final = " is another store of evlog"
+_NEWER: Final = " is a newer format of evlog"
 _SCHEMA: Final = re.compile(r"[a-z_][a-z0-9_]{0,40}", re.ASCII)
 # What libpq is told unless the URL says otherwise. A server that vanishes without closing its connections is
 # noticed after ten seconds, so that there is time left to try others. TCP alone takes 15 minutes if a request
@@ -135,12 +138,15 @@ class Address:
         self.conninfo = make_conninfo(self.conninfo, **timeouts)
 
     def expect(self, store_id: str) -> None:
-        """Have each statement with `{same}` fail in any other store."""
-        self._same = (
-            "(select case when store_id = '{id}' then 1 else (store_id::text || '{other}')::int end "
-            "from {schema}.log) = 1"
+        """Have each statement with `{same}` fail in any other store, and in one of a newer format."""
+        same = (
+            "(select case when store_id <> '{id}' then (store_id::text || '{other}')::int "
+            "when format > {format} then (format::text || '{newer}')::int else 1 end from {schema}.log) = 1"
         )
-        self._same = self._same.replace("{id}", str(UUID(store_id))).replace("{other}", _OTHER_STORE)
+        parts = {"id": str(UUID(store_id)), "other": _OTHER_STORE, "format": str(FORMAT), "newer": _NEWER}
+        for name, part in parts.items():
+            same = same.replace(f"{{{name}}}", part)
+        self._same = same
 
     def sql(self, text: str, **parts: str) -> bytes:
         """Return a statement with `{schema}` and other parts filled in: the only place that builds one.
@@ -513,6 +519,8 @@ def translate(
         return InvalidArgument(f"invalid URL {where} ({text.partition(': ')[2]})")
     if _OTHER_STORE in text:
         return StoreReplaced(where)
+    if (newer := re.search(rf'"(\d+){_NEWER}"', text)) is not None:
+        return UnsupportedFormat(where, int(newer[1]), FORMAT)
     if state == "53100":
         return StoreFull(where, text)
     if state == "55P03":

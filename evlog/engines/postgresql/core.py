@@ -8,7 +8,6 @@ from evlog.engines.postgresql.appends import Appender
 from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
 from evlog.engines.postgresql.connections import Connections
 from evlog.engines.postgresql.reading import Reader
-from evlog.errors import StoreReplaced
 
 if TYPE_CHECKING:
     from evlog.engines.postgresql.connections import Address, Connection
@@ -37,12 +36,10 @@ class Core:
         """Take the store's lock until the end of the transaction.
 
         Raises:
-            StoreReplaced: the schema was dropped, and another store made in its place.
+            psycopg.Error: `{same}` does not hold: see `Address.sql`.
         """
         connection.execute(self.sql("select {schema}.lock_log()"))
-        row = connection.execute(self.sql("select store_id from {schema}.log")).fetchone()
-        if row is None or str(row[0]) != self.store_id:
-            raise StoreReplaced(self.address.text)
+        connection.execute(self.sql("select 1 where {same}"))
 
     def checkpoint(self, name: str) -> PostgresqlCheckpoint:
         self.connections.check_open()

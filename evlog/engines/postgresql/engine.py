@@ -7,11 +7,11 @@ from uuid import UUID
 
 from evlog.engine import Capabilities
 from evlog.engines.postgresql import compaction, history, verify
-from evlog.engines.postgresql.connections import Address, Connections
+from evlog.engines.postgresql.connections import FORMAT, Address, Connections
 from evlog.engines.postgresql.core import Core
 from evlog.engines.postgresql.feed import PostgresqlFeed
 from evlog.engines.postgresql.rows import moment
-from evlog.engines.postgresql.schema import FORMAT, open_schema
+from evlog.engines.postgresql.schema import open_schema
 from evlog.engines.reading import ReadsByReader
 from evlog.engines.retention import KeepsPolicies
 from evlog.errors import Unsupported

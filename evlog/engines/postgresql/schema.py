@@ -6,12 +6,12 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
+from evlog.engines.postgresql.connections import FORMAT
 from evlog.errors import ServerUnsuitable, StoreNotFound, UnsupportedFormat
 
 if TYPE_CHECKING:
     from evlog.engines.postgresql.connections import Address, Connection
 
-FORMAT: Final = 1
 _OLDEST_SERVER: Final = 130_000  # gen_random_uuid and sha256 without an extension
 
 # Not to_regproc: its answer may be a cached one.

@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.engines.replaced import CHANGES, USES, Drop, check_run, check_uses
+import evlog
+from evlog.engines.nats.engine import NatsEngine
+from evlog.engines.nats.jetstream import FORMAT_HEADER, publish_one
+from tests.engines.replaced import CHANGES, USES, Drop, check_newer, check_run, check_uses
 from tests.support.nats import Cluster
 
 Url = Callable[[], str]
@@ -33,3 +36,17 @@ def test_nothing_is_read_or_written_in_another_store(nats_url: Url, drop: Drop, 
 @pytest.mark.parametrize("name", [None, "n"])
 def test_a_run_ends_where_another_store_was_made(nats_url: Url, drop: Drop, name: str | None) -> None:
     check_run(nats_url(), drop, name)
+
+
+def _raise_format(url: str) -> None:
+    with evlog.open(url) as store:
+        assert isinstance(store.engine, NatsEngine)
+        jetstream = store.engine._core.jetstream
+        control = jetstream.last_control()
+        headers = {name: value.decode() for name, value in control.headers.items() if "Expected" not in name}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        publish_one(jetstream, control.subject, control.data, f"{lines}{FORMAT_HEADER}: 2\r\n".encode())
+
+
+def test_a_store_that_a_newer_evlog_has_changed_is_left_alone(nats_url: Url) -> None:
+    check_newer(nats_url(), _raise_format)
