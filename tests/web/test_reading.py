@@ -298,7 +298,7 @@ def test_pages_are_told_when_the_store_is_gone(tmp_path: Path) -> None:
             (tmp_path / "elsewhere" / "manifest.json").unlink()
             async with asyncio.timeout(LONG_SECONDS):
                 await page
-        problem = f"no store at {tmp_path / 'store'}"
+        problem = f"the store at {tmp_path / 'store'} was moved or removed while it was open"
         assert f"event: problem\ndata: {json.dumps(problem)}\n\n".encode() in received
 
     asyncio.run(run())
