@@ -6,6 +6,7 @@ Every byte of them is under a CRC, and a file that a power loss damages is built
 from __future__ import annotations
 
 import os
+import stat
 
 from evlog.errors import EvlogError, UnsafeFile
 from evlog.files.disk.file_lock import SharedLock, try_lock, unlock
@@ -107,9 +108,22 @@ def remove_leftover(temporary: str, disk: Disk) -> None:
 
 
 def is_leftover(temporary: str) -> bool:
-    """Return whether no process is writing a temporary file, as far as this user can tell."""
+    """Return whether no process is writing a temporary file, as far as this user can tell.
+
+    An empty one may be new, and its writer about to lock it.
+    """
     try:
+        if not _has_content(temporary):
+            return False
         with SharedLock(temporary, 0.0) as idle:
-            return idle
+            return idle and _has_content(temporary)  # if not, its writer has just put it in its place
     except UnsafeFile:
         return True
+
+
+def _has_content(path: str) -> bool:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return status.st_size > 0 or not stat.S_ISREG(status.st_mode)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from evlog.files.disk.file_lock import FileLock
+import pytest
+
+from evlog.files.disk.file_lock import FileLock, SharedLock
 from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile
 from evlog.files.format import paths
+from evlog.files.write import derived
 from evlog.files.write.derived import is_leftover, remove_leftover, replace_derived
 
 
@@ -39,7 +42,7 @@ def test_two_threads_that_build_the_same_file_do_not_change_what_is_mapped(
 
 
 class Clearing(Disk):
-    """Another process removes leftovers whenever a file was opened, and before it is replaced."""
+    """Another process looks for leftovers, and removes them, at each step of a writer."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []
@@ -49,6 +52,7 @@ class Clearing(Disk):
     ) -> WriteFile:
         file = super().open(path, create=create, truncate=truncate, readable=readable)
         self.opened.append(path)
+        assert not is_leftover(path)
         if len(self.opened) == 1:
             remove_leftover(path, DISK)
         return file
@@ -57,6 +61,7 @@ class Clearing(Disk):
         assert not is_leftover(source)
         remove_leftover(source, DISK)
         super().replace(source, target)
+        assert not is_leftover(source)
 
 
 def test_a_file_that_is_being_written_is_never_removed_as_a_leftover(memory_path: Path) -> None:
@@ -84,6 +89,21 @@ def test_a_replaced_file_is_not_left_locked_in_a_forked_child(memory_path: Path)
         assert not FileLock(str(memory_path / "index"), 0.0).is_held()
     finally:
         os.close(copies[0])
+
+
+def test_a_file_that_its_writer_puts_in_its_place_meanwhile_is_no_leftover(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(SharedLock):
+        def __enter__(self) -> bool:
+            os.rename(path, memory_path / "index")
+            return super().__enter__()
+
+    path = memory_path / f"index{paths.TEMPORARY}"
+    path.write_bytes(b"own")
+    assert is_leftover(str(path))
+    monkeypatch.setattr(derived, "SharedLock", Late)
+    assert not is_leftover(str(path))
 
 
 def test_what_is_no_file_is_a_leftover(memory_path: Path) -> None:
