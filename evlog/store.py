@@ -1311,23 +1311,35 @@ def _as_list(events: Iterable[_Item]) -> list[_Item]:
     return list_of("events", events)
 
 
-FIRST_PAUSE_SECONDS: Final = 0.001
-LAST_PAUSE_SECONDS: Final = 0.05
+_FIRST_PAUSE_SECONDS: Final = 0.001
+_LAST_PAUSE_SECONDS: Final = 0.05
+
+
+def pauses_until(timeout_seconds: float | None) -> Iterator[float]:
+    """Return the seconds to wait between two looks, longer each time, until the time from now is over."""
+    import time
+
+    deadline = float("inf") if timeout_seconds is None else time.monotonic() + timeout_seconds
+
+    def pauses() -> Iterator[float]:
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while (left_seconds := deadline - time.monotonic()) > 0:
+            yield min(pause_seconds, left_seconds)
+            pause_seconds = min(2 * pause_seconds, _LAST_PAUSE_SECONDS)
+
+    return pauses()
 
 
 def _wait_until(is_reached: Callable[[], bool], timeout: float | None) -> bool:
     """Wait for a snapshot or a checkpoint: no engine reports that one was replaced. False: not in time."""
     import time
 
-    (timeout,) = check_seconds(timeout=timeout)
-    deadline = float("inf") if timeout is None else time.monotonic() + timeout
-    pause_seconds = FIRST_PAUSE_SECONDS
+    pauses = pauses_until(*check_seconds(timeout=timeout))
     while not is_reached():
-        left_seconds = deadline - time.monotonic()
-        if left_seconds <= 0:
+        pause_seconds = next(pauses, None)
+        if pause_seconds is None:
             return False
-        time.sleep(min(pause_seconds, left_seconds))
-        pause_seconds = min(2 * pause_seconds, LAST_PAUSE_SECONDS)
+        time.sleep(pause_seconds)
     return True
 
 

@@ -20,7 +20,7 @@ from evlog.aio.subscription import BYTES_AT_ONCE, AsyncSubscription
 from evlog.aio.workers import Workers
 from evlog.model.arguments import check_seconds
 from evlog.model.checkpoints import check_kept_name
-from evlog.store import FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS, EventStore
+from evlog.store import EventStore, pauses_until
 from evlog.store import open as open_store
 from evlog.subscriptions.retry import check_handling
 
@@ -247,16 +247,12 @@ class AsyncStore:
 
     async def _wait_until(self, look: Callable[..., bool], *arguments: Any, **options: Any) -> bool:
         """Look again until it is true; between two looks the threads are free for other calls."""
-        (timeout,) = check_seconds(timeout=options.pop("timeout", None))
-        now = asyncio.get_running_loop().time
-        deadline = float("inf") if timeout is None else now() + timeout
-        pause_seconds = FIRST_PAUSE_SECONDS
+        pauses = pauses_until(*check_seconds(timeout=options.pop("timeout", None)))
         while not await self._workers.submit(look, *arguments, **options, timeout=0):
-            left_seconds = deadline - now()
-            if left_seconds <= 0:
+            pause_seconds = next(pauses, None)
+            if pause_seconds is None:
                 return False
-            await asyncio.sleep(min(pause_seconds, left_seconds))
-            pause_seconds = min(2 * pause_seconds, LAST_PAUSE_SECONDS)
+            await asyncio.sleep(pause_seconds)
         return True
 
     # --- ending
