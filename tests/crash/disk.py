@@ -184,6 +184,8 @@ class RecordingDisk(Disk):
     def drop_cache(self, file: WriteFile | ReadFile, offset: int = 0) -> None:
         with self.world.mutex:
             inode = self.world.inode(file.fd)
+            if self.world.now.inodes[inode].is_dirty:
+                return  # a page can be as large as the file: then memory keeps it, with what was lost
             self.world.record(Op("drop_cache", inode=inode))
             content = self.world.now.inodes[inode].content()
             with open(file.path, "r+b") as shown:

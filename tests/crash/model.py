@@ -85,6 +85,11 @@ class Inode:
     def content(self) -> bytes:
         return apply_changes(self.durable, self.changes())
 
+    @property
+    def is_dirty(self) -> bool:
+        """Whether a later sync still writes something."""
+        return any(number not in self.lost for number, _ in self.pending)
+
     def sync(self, last: int) -> None:
         """Note that all up to the sequence number is on the device, except what an earlier sync has lost."""
         done = [change for number, change in self.pending if number <= last and number not in self.lost]

@@ -142,6 +142,37 @@ def test_a_writer_killed_between_its_failed_sync_and_its_mark_misleads_no_follow
             assert [event.position for event in late.subscribe(follow=False)] == [1, 2]
 
 
+@pytest.mark.parametrize("leaves_mark", [False, True], ids=["without its mark", "with its mark"])
+def test_a_frame_that_is_still_to_be_synced_hides_no_lost_one_before_it(leaves_mark: bool) -> None:
+    """A page of many blocks stays in memory while one is to be written, and Linux writes that block alone."""
+    with recordings.scratch() as root:
+        scene = Scene(root, 99)
+        heir_disk, second_disk = RecordingDisk(scene.world), RecordingDisk(scene.world)
+        heir, second = (open_store(scene.path, disk=disk) for disk in (heir_disk, second_disk))
+        for store, number in ((heir, 1), (scene.store, 2), (second, 3), (scene.store, 4), (second, 5)):
+            assert scene.append(store, number)
+        assert scene.store.info().segments == 2, "the heir must open this log after the failed sync"
+
+        def append_beside() -> None:
+            second_disk.kill_at = second_disk.steps + 4  # after written mark, frame and entries: the sync
+            with pytest.raises(Killed):
+                scene.append(second, 7)
+            if not leaves_mark:
+                scene.disk.kill_at = scene.disk.steps + 1
+
+        scene.disk.during_sync = append_beside
+        scene.disk.fail_sync = scene.disk.syncs + 1
+        with contextlib.suppress(Killed):
+            assert not scene.append(scene.store, 6)
+        with heir:
+            assert scene.append(heir, 8)
+            known = all_known(scene.history.batches)
+            assert check_reads(heir, known)[-1].position == 7, "it appended after the lost frame"
+        recording = recordings.record(scene.world, scene.history, f"two writers killed, mark: {leaves_mark}")
+        explore.expect(explore.power_losses(recording, 2, {len(recording.ops)}), 1)
+        check_recovery(scene.path, known)
+
+
 @pytest.mark.parametrize("tells_all", [True, False])
 def test_a_failed_sync_is_seen_by_the_other_writers(tells_all: bool) -> None:
     with recordings.scratch() as root:

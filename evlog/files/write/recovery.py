@@ -7,9 +7,9 @@ This is the one place that decides what happens to a torn tail.
 2. What was never acknowledged may be removed: the log is cut at the first frame that is not whole.
 3. After a failed sync, memory may hold bytes that the device does not have. The suspect mark says that this
    happened. If the writer was killed between its failed sync and that mark, only frames beyond the durable
-   mark are a sign of it. In both cases memory is dropped before the tail is judged, so the device is read.
-   Pages that no sync has tried to write stay in memory. They need no sync here: nothing is acknowledged
-   before the next sync of this descriptor, which writes them or fails.
+   mark are a sign of it. In both cases the tail is read from the device before it is judged. The log is
+   synced first: a page stays in memory while one of its blocks is to be written, with what was lost of its
+   other blocks, and the next sync would write that one block alone.
 4. A log that the manifest does not name, and that has later events, was acknowledged, too: CorruptionError.
 5. Each step may be interrupted anywhere and done again.
 """
@@ -72,11 +72,13 @@ def recover_locked(
     known_synced = max(marks.durable_offset, active.durable)
     unsynced = unsynced and known_synced < active.end
     if marks.suspect is not None:
+        disk.sync(log_file)
         disk.drop_cache(log_file)
         # So every process that has the log in memory compares it again: it notices that the manifest was
         # replaced.
         replace_manifest(log.store, log.manifest, disk)
     elif unsynced:
+        disk.sync(log_file)
         disk.drop_cache(log_file, known_synced)
     if active.torn_bytes or marks.suspect is not None or unsynced:
         log.reset()  # memory may hold what another process has cut: read the file again
