@@ -26,8 +26,9 @@ HELP: Final = """Write events to FILE, in the format of its suffix:
   .cloudevents.jsonl           CloudEvents 1.0, also with .gz or .zst
 
 The file takes its name in one step, so an export that is interrupted leaves the one before. --append keeps
-what is in the file and continues after its last position. --fields makes columns of values in the data, of
-the type that holds them all. Filters are those of `evlog read`. In a pipe the result is one JSON object.
+what is in the file and continues after its last position; it refuses a file with the content of an event that
+is redacted. --fields makes columns of values in the data, of the type that holds them all. Filters are those
+of `evlog read`. In a pipe the result is one JSON object.
 
 \b
   evlog export orders.csv --category order
@@ -74,7 +75,14 @@ def command(given: Given) -> None:
             events = read.select(store, given, selection | {"limit": None})
             return islice((event for event in events if event.position > position), given.limit)
 
-        settings = {"store_id": str(store.id), "append": given.append, "fields": fields, "head": store.head}
+        redactions = store.redactions() if given.append else []
+        settings = {
+            "store_id": str(store.id),
+            "append": given.append,
+            "redacted": {position for made in redactions for position in made.positions},
+            "fields": fields,
+            "head": store.head,
+        }
         try:
             with Stops(watch_reader=False):  # so that SIGTERM also removes the unfinished file
                 done = with_progress(

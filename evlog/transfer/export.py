@@ -3,7 +3,9 @@
 1. The file is written under a temporary name and renamed in one step. A run that is killed leaves the former
    file unchanged, and at most one file whose name ends in `.tmp`. The next export to the file removes that:
    its lock is free, because its process is dead.
-2. An export that appends copies the former file's content and adds the events after its last position.
+2. An export that appends copies the former file's content and adds the events after its last position. It
+   refuses a file that still has the content of a redacted event: what the file says decides, not when it was
+   written, so nothing is kept between two exports.
 3. Events come in position order, or in version order of one stream, in batches.
 """
 
@@ -14,7 +16,7 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -59,6 +61,12 @@ class Output(Protocol):
     @property
     def last_id(self) -> str | None:
         """The id of the last event of the file that it continues; None if there is none, or it has no ids."""
+
+    def find_content(self, positions: Collection[int]) -> int | None:
+        """Return one of these positions whose event the file that it continues does not have as redacted.
+
+        None: there is none. It is called before anything is added.
+        """
 
     def write(self, events: Sequence[Record]) -> None:
         """Add events, which follow each other by position or in one stream."""
@@ -107,6 +115,7 @@ def export(
     *,
     store_id: str = "",
     append: bool = False,
+    redacted: Collection[int] = (),
     fields: Sequence[str] | None = None,
     head: int | None = None,
     progress: Progress | None = None,
@@ -118,6 +127,8 @@ def export(
         read: is called with the last position in the file, and returns the events after it.
         store_id: for a format that names the source of its events.
         append: keep what the file holds.
+        redacted: the positions of all events of the store that were redacted before; what the file holds of
+            them is looked at. Without any the file is not read for this.
         fields: the columns of a Parquet file; left out, one for each field of an event. A column can also be
             a value in the event, such as `data.amount`. Its type is that of all its values, so the events are
             read twice.
@@ -125,8 +136,9 @@ def export(
         progress: called with how many positions are done, and how many there are.
 
     Raises:
-        InvalidArgument: the suffix names no format, the file to append to is in another one or from another
-            store, the path is that of a folder or device or in a store, or a name in `fields` is not a field.
+        InvalidArgument: the suffix names no format, the file to append to is in another one, from another
+            store or has the content of a redacted event, the path is that of a folder or device or in a
+            store, or a name in `fields` is not a field.
         ExtraNotInstalled: the format needs a library that is not installed.
         StoreFull, StoreAccessDenied, SystemCallFailed: the file system refuses; the file that was there is
             unchanged.
@@ -145,7 +157,7 @@ def export(
         with _temporary(path) as (temporary, fd):
             output = make(temporary, old, store_id)
             try:
-                count = _write_events(output, fd, path, read, head, progress)
+                count = _write_events(output, fd, path, read, redacted, head, progress)
             except BaseException:
                 with suppress(Exception):  # the first error says what is wrong
                     output.close()
@@ -162,6 +174,7 @@ def _write_events(
     fd: int,
     path: str,
     read: Callable[[int], Iterable[Event]],
+    redacted: Collection[int],
     head: int | None,
     progress: Progress | None,
 ) -> int:
@@ -169,6 +182,7 @@ def _write_events(
     begin, write_back = output.position, WriteBack(fd)
     if begin:
         _check_same_log(path, begin, output.last_id, head, read)
+        _check_redacted(path, output, {position for position in redacted if position <= begin})
     count = 0
     for batch in in_batches(read(begin), _BATCH_EVENTS):
         output.write(batch)
@@ -238,6 +252,16 @@ def _check_same_log(
         raise InvalidArgument(
             f"cannot append to {path}: {fault}; it is of another store, or the store was restored",
             "export to another file",
+        )
+
+
+def _check_redacted(path: str, output: Output, positions: Collection[int]) -> None:
+    """Raise InvalidArgument if a file has the content of an event at one of these positions."""
+    position = output.find_content(positions) if positions else None
+    if position is not None:
+        raise InvalidArgument(
+            f"cannot append to {path}: it has the content of event {position}, which is redacted",
+            "export again without --append, which replaces the file",
         )
 
 

@@ -6,13 +6,14 @@ import csv
 import errno
 import gzip
 import io
-import json
 import os
 import sqlite3
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import IO, Any, Final
+
+import msgspec
 
 from evlog.errors import ExtraNotInstalled, InvalidArgument
 from evlog.files.disk.files import STEP_BYTES, WriteBack
@@ -46,6 +47,7 @@ class Lines:
         self._name = path.rpartition(".")[0].rpartition(".")[0]  # without what makes it temporary
         self._store_id = store_id if self._name.endswith(".cloudevents.jsonl") else None
         self._quoted = Quoted()
+        self._old = old
         self.position = 0
         self.last_id: str | None = None
         if old is not None:
@@ -54,9 +56,19 @@ class Lines:
             except _UNREADABLE as error:
                 raise _foreign(old, str(error) or "it is cut off") from None
             if line:
-                self.position, self.last_id = _end_of(line, old)
+                self.position, self.last_id, _ = _parse_line(line, old)
             _copy(old, path)
         self._file = _open(path, self._name, "ab")
+
+    def find_content(self, positions: Collection[int]) -> int | None:
+        """Return one of these positions whose event the file that it continues does not have as redacted."""
+        if self._old is not None:
+            with _open(self._old, self._name, "rb") as file:
+                for line in filter(bytes.strip, file):
+                    position, _, is_redacted = _parse_line(line, self._old)
+                    if position in positions and not is_redacted:
+                        return position
+        return None
 
     def write(self, events: Sequence[Record]) -> None:
         """Add events."""
@@ -136,13 +148,27 @@ def _skip_to_last_lines(file: IO[bytes]) -> None:
         file.readline()
 
 
-def _end_of(line: bytes, path: str) -> tuple[int, str | None]:
-    """Return an event's position and id."""
+class _Line(msgspec.Struct):
+    """What a line says of itself: one of evlog's own, or a CloudEvent."""
+
+    position: int | None = None
+    sequence: str = ""
+    id: str | None = None
+    redacted: bool = False
+    evlogredacted: bool = False
+
+
+_decode_line: Final = msgspec.json.Decoder(_Line).decode
+
+
+def _parse_line(line: bytes, path: str) -> tuple[int, str | None, bool]:
+    """Return an event's position and id, and whether it is redacted."""
     try:
-        fields = json.loads(line)
-        return int(fields["position"] if "position" in fields else fields["sequence"]), fields.get("id")
-    except (ValueError, TypeError, KeyError):
-        raise _foreign(path, "its last line is not an event") from None
+        fields = _decode_line(line)
+        position = int(fields.sequence) if fields.position is None else fields.position
+    except (msgspec.MsgspecError, ValueError):
+        raise _foreign(path, "one of its lines is not an event") from None
+    return position, fields.id, fields.redacted or fields.evlogredacted
 
 
 def _foreign(path: str, reason: str) -> InvalidArgument:
@@ -174,13 +200,22 @@ class Csv:
     """RFC 4180, with a header; binary data as base64, no tags as an empty cell."""
 
     def __init__(self, path: str, old: str | None, _store_id: str) -> None:
-        self.position, self.last_id = (0, None) if old is None else _end_of_csv(old)
+        self.position = 0
+        self.last_id: str | None = None
+        self._old = old
         if old is not None:
+            for self.position, self.last_id, _ in _parse_csv(old):
+                pass
             _copy(old, path)
         self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115 - `close` does it
         self._rows = csv.writer(self._file)
         if old is None or not os.path.getsize(path):
             self._rows.writerow(COLUMNS)
+
+    def find_content(self, positions: Collection[int]) -> int | None:
+        """Return one of these positions whose event the file that it continues does not have as redacted."""
+        found = [] if self._old is None else _parse_csv(self._old)
+        return next((at for at, _, is_redacted in found if at in positions and not is_redacted), None)
 
     def write(self, events: Sequence[Record]) -> None:
         """Add events."""
@@ -201,18 +236,17 @@ class Csv:
         self._file.close()
 
 
-def _end_of_csv(path: str) -> tuple[int, str | None]:
+def _parse_csv(path: str) -> Iterator[tuple[int, str, bool]]:
+    """Yield each event's position and id, and whether it is redacted."""
     csv.field_size_limit(1 << 30)
-    last: Sequence[str] = ()
     with open(path, encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
         try:
             header = next(rows, None)
             if header is not None and tuple(header) != COLUMNS:
                 raise _foreign(path, "its columns are others")
-            for row in rows:
-                last = row or last
-            return (int(last[0]), last[3]) if last else (0, None)
+            for row in filter(None, rows):
+                yield int(row[0]), row[3], row[10] == "true"
         except (ValueError, LookupError, csv.Error) as error:
             raise _foreign(path, str(error)) from None
 
@@ -240,6 +274,7 @@ class Sqlite:
         if old is not None:
             _copy(old, path)
         self._path = path
+        self._old = old
         open(path, "ab").close()  # for its error, which says why the file cannot be made; SQLite's does not
         self._database = sqlite3.connect(path, isolation_level=None)
         try:
@@ -259,6 +294,15 @@ class Sqlite:
         end: tuple[int, str | None] = found or (0, None)
         self.position, self.last_id = end
         self._database.execute("begin")
+
+    def find_content(self, positions: Collection[int]) -> int | None:
+        """Return one of these positions whose event the file that it continues does not have as redacted."""
+        query = "select position from events where position = ? and not redacted"
+        found = (self._database.execute(query, (position,)).fetchone() for position in positions)
+        try:
+            return next((row[0] for row in found if row), None)
+        except sqlite3.DatabaseError as error:
+            raise _foreign(self._old or self._path, str(error)) from None
 
     def write(self, events: Sequence[Record]) -> None:
         """Add events."""

@@ -9,7 +9,7 @@ that holds all of its values: BOOLEAN, INT64, DOUBLE or text, in which all but s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from evlog.model.paths import pick_present, split_path
 
 try:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 except ImportError as error:
     raise ExtraNotInstalled("a file .parquet", "pyarrow", "parquet", error) from error
@@ -74,7 +75,8 @@ class Parquet:
         self.last_id: str | None = None
         self._makers = [make for _, make in columns.values()]
         self._schema = pa.schema([field for field, _ in columns.values()])
-        before = None if old is None else _open(old)
+        self._before: Any = None if old is None else _open(old)
+        before = self._before
         if before is not None:
             _check_columns(str(old), before.schema_arrow, self._schema)
         self._file = pa.OSFile(os.fsencode(path), "wb")  # a path as text would have to be UTF-8
@@ -88,6 +90,18 @@ class Parquet:
                 self._writer.write_table(table.cast(self._schema))
                 self.position = table.column("position")[-1].as_py()
                 self.last_id = table.column("id")[-1].as_py() if "id" in columns else None
+
+    def find_content(self, positions: Collection[int]) -> int | None:
+        """Return one of these positions whose event the file that it continues has with content."""
+        before = self._before
+        wanted = pa.array(list(positions), pa.int64())
+        for number in range(before.num_row_groups if before is not None else 0):
+            is_wanted = pc.is_in(before.read_row_group(number, ["position"]).column(0), wanted)
+            if pc.any(is_wanted).as_py():
+                rows = before.read_row_group(number).filter(is_wanted).to_pylist()
+                for row in filter(_has_content, rows):
+                    return int(row["position"])
+        return None
 
     def write(self, events: Sequence[Record]) -> None:
         """Add events; a row group is written when it is full."""
@@ -115,6 +129,20 @@ class Parquet:
         self._waiting = table.slice(whole).to_batches()
         self._rows = table.num_rows - whole
         self._bytes = sum(batch.nbytes for batch in self._waiting)
+
+
+_ERASED: Final = {"data": "null", "raw": None, "metadata": "{}", "tags": "[]"}
+
+
+def _has_content(row: Mapping[str, Any]) -> bool:
+    """Return whether a row has what a redaction erases; a file may have no column that says so."""
+    if "redacted" in row:
+        return not row["redacted"]
+    return any(
+        value != _ERASED.get(name)
+        for name, value in row.items()
+        if name in _ERASED or name.startswith(("data.", "metadata."))
+    )
 
 
 def _open(path: str) -> Any:

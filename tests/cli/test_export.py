@@ -63,6 +63,19 @@ def test_append_continues(filled: Evlog) -> None:
     assert (done["events"], done["position"]) == (1, 7)
 
 
+def test_a_file_with_the_content_of_a_redacted_event_is_not_continued(filled: Evlog) -> None:
+    filled("export", "out.jsonl", "--to", "4")
+    filled("redact", "2", "--reason", "a test")
+    result = filled("export", "out.jsonl", "--append")
+    assert result.code == 2
+    assert result.err.endswith(
+        "cannot append to out.jsonl: it has the content of event 2, which is redacted; "
+        "export again without --append, which replaces the file\n"
+    )
+    filled("export", "out.jsonl", "--to", "4")
+    assert json.loads(filled("export", "out.jsonl", "--append").out)["events"] == 2
+
+
 def test_all_columns_of_a_parquet_file_can_be_chosen(filled: Evlog) -> None:
     columns = [*COLUMNS, "category", "data.x"]
     assert filled("export", "out.parquet", "--fields", ",".join(columns)).code == 0

@@ -57,7 +57,8 @@ def store(memory_path: Path) -> Iterator[EventStore]:
 
 
 def run(store: EventStore, path: Path, **settings: Any) -> ExportResult:
-    return export(path, store.read_all, store_id=str(store.id), **settings)
+    redacted = [position for made in store.redactions() for position in made.positions]
+    return export(path, store.read_all, store_id=str(store.id), redacted=redacted, **settings)
 
 
 def lines_of(path: Path) -> list[bytes]:
@@ -471,6 +472,62 @@ def test_a_file_of_another_store_is_not_continued(store: EventStore, memory_path
     assert run(store, path, append=True, head=store.head).events == 0
 
 
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".cloudevents.jsonl.gz"])
+def test_a_file_with_the_content_of_a_redacted_event_is_not_continued(
+    store: EventStore, memory_path: Path, suffix: str
+) -> None:
+    path = memory_path / f"out{suffix}"
+    run(store, path)
+    store.append("s-1", [NewEvent("More", 1)])
+    store.redact(9, reason="it is not in the file yet")
+    assert run(store, path, append=True) == (str(path), 1, 9)
+    store.redact(3, 9, reason="one is in the file, the other is redacted there")
+    before = path.read_bytes()
+    with pytest.raises(InvalidArgument, match=r"the content of event 3, .* export again without --append"):
+        run(store, path, append=True)
+    assert path.read_bytes() == before
+    assert run(store, path).events == 9
+    store.append("s-1", [NewEvent("More", 2)])
+    assert run(store, path, append=True).events == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "has_content"),
+    [
+        (["position", "data.b"], True),
+        (["position", "metadata.k"], False),
+        (["position", "data"], True),
+        (["position", "tags"], True),
+        (["position", "raw", "metadata"], False),
+        (["position", "stream", "time"], False),
+    ],
+)
+def test_columns_without_what_was_redacted_are_continued(
+    store: EventStore, memory_path: Path, fields: list[str], has_content: bool
+) -> None:
+    path = memory_path / "out.parquet"
+    run(store, path, fields=fields)
+    store.redact(1, reason="a test")
+    if has_content:
+        with pytest.raises(InvalidArgument, match="has the content of event 1,"):
+            run(store, path, append=True, fields=fields)
+        run(store, path, fields=fields)
+    assert run(store, path, append=True, fields=fields).events == 0
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_is_not_read_for_redactions_that_it_cannot_have(
+    store: EventStore, memory_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = memory_path / f"out{suffix}"
+    run(store, path)
+    store.append("s-1", [NewEvent("More", 1)])
+    store.redact(9, reason="after the end of the file")
+    output = exports._format_of(str(path))
+    monkeypatch.delattr(output, "find_content")
+    assert run(store, path, append=True).events == 1
+
+
 _HEADER = b"position,stream,version,id,type,time,content_type,data,metadata,tags,redacted\n"
 
 
@@ -482,6 +539,7 @@ _HEADER = b"position,stream,version,id,type,time,content_type,data,metadata,tags
         (".csv", _HEADER + b"1\n"),
         (".jsonl", b"[]\n"),
         (".jsonl", b'{"position":"x"}\n'),
+        (".jsonl", b'x\n{"position":5}\n'),
     ],
 )
 def test_bytes_of_something_else_are_not_continued(
@@ -489,6 +547,7 @@ def test_bytes_of_something_else_are_not_continued(
 ) -> None:
     path = memory_path / f"out{suffix}"
     path.write_bytes(content)
+    store.redact(2, reason="so that all of it is read")
     with pytest.raises(InvalidArgument, match="cannot append to"):
         run(store, path, append=True)
     assert path.read_bytes() == content
