@@ -7,6 +7,7 @@ test runs. LAYERS is the one table; a module that is new goes into it first.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +101,8 @@ def layer_of(module: str) -> str:
     return module
 
 
-def imported_modules(module: str) -> set[str]:
+@functools.cache
+def imported_modules(module: str) -> frozenset[str]:
     """Return the evlog modules, named as in MODULES, that a module imports, also for type checkers only."""
     found: set[str] = set()
     for node in ast.walk(tree_of(module)):
@@ -112,7 +114,7 @@ def imported_modules(module: str) -> set[str]:
         else:
             continue
         found.update(module_of(name) for name in names if name.split(".")[0] == "evlog")
-    return found
+    return frozenset(found)
 
 
 def module_of(dotted: str) -> str:
@@ -127,27 +129,26 @@ def module_of(dotted: str) -> str:
     return "__init__"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_module_has_its_layer(module: str) -> None:
-    assert layer_of(module) in LEVEL
+def imports() -> Iterator[tuple[str, str]]:
+    """Yield each module with each evlog module that it imports."""
+    for module in MODULES:
+        for other in imported_modules(module):
+            yield module, other
 
 
-def test_every_row_of_the_table_exists() -> None:
+def test_every_module_has_its_layer_and_every_layer_a_module() -> None:
     assert {layer_of(module) for module in MODULES} == set(LEVEL)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_below(module: str) -> None:
-    own = layer_of(module)
-    for other in imported_modules(module):
-        if own == layer_of(other):
-            continue
-        assert LEVEL[layer_of(other)] < LEVEL[own], f"{module} must not know {other}"
+def test_a_module_imports_only_from_below() -> None:
+    for module, other in imports():
+        below, own = layer_of(other), layer_of(module)
+        assert below == own or LEVEL[below] < LEVEL[own], f"{module} must not know {other}"
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if layer_of(module) in PURE])
-def test_pure_modules_know_only_pure_ones(module: str) -> None:
-    assert {layer_of(other) for other in imported_modules(module)} <= set(PURE)
+def test_pure_modules_know_only_pure_ones() -> None:
+    for module, other in imports():
+        assert layer_of(module) not in PURE or layer_of(other) in PURE, f"{module} must not know {other}"
 
 
 @pytest.mark.parametrize(
@@ -213,9 +214,9 @@ def opens_for_writing(call: ast.Call) -> bool:
     return any(set(text) <= set("rwaxbt+") and set(text) & set("wax+") for text in texts)
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module not in WRITERS])
-def test_only_disk_writes(module: str) -> None:
-    assert list(writing_calls(tree_of(module))) == []
+def test_only_disk_writes() -> None:
+    for module in set(MODULES) - set(WRITERS):
+        assert not list(writing_calls(tree_of(module))), module
 
 
 @pytest.mark.parametrize(
