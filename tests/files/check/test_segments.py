@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +50,40 @@ def in_one_piece(store: EventStore) -> VerifyReport:
         return store.verify()
 
 
-@pytest.fixture(
-    params=[
-        "at once",
-        "record by record",
-        "frame by frame",
-        "frame by frame, record by record",
-        "in parts",
-        "in parts, frame by frame",
-    ]
-)
-def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How much is checked at a time."""
-    if "record by record" in request.param:
-        monkeypatch.setattr(records, "_BATCH_BYTES", 1)
-    if "frame by frame" in request.param:
-        monkeypatch.setattr(logs, "_WINDOW_BYTES", 1)
-    if "in parts" in request.param:
-        monkeypatch.setattr(segments, "_PART_EVENTS", 2)
-    return str(request.param)
+_RECORDS = (records, "_BATCH_BYTES", 1)
+_FRAMES = (logs, "_WINDOW_BYTES", 1)
+_PARTS = (segments, "_PART_EVENTS", 2)
+SHAPES: dict[str, tuple[tuple[Any, str, int], ...]] = {
+    "at once": (),
+    "record by record": (_RECORDS,),
+    "frame by frame": (_FRAMES,),
+    "frame by frame, record by record": (_FRAMES, _RECORDS),
+    "in parts": (_PARTS,),
+    "in parts, frame by frame": (_PARTS, _FRAMES),
+}
+"""How much is checked at a time."""
+
+
+@contextmanager
+def checking(shape: str) -> Iterator[None]:
+    """Check in this shape inside the block; an error in it names the shape."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place in SHAPES[shape]:
+            patch.setattr(*place)
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(shape)
+            raise
+
+
+def check_all_shapes(store: EventStore) -> VerifyReport:
+    """Return the report, which must be the same in every shape and in one piece."""
+    report = in_one_piece(store)
+    for shape in SHAPES:
+        with checking(shape):
+            assert store.verify() == report
+    return report
 
 
 @pytest.fixture
@@ -147,19 +163,26 @@ def test_a_frame_larger_than_a_window_is_not_read_whole(
     assert 50_000 <= max(lengths) < 100_000
 
 
-@pytest.mark.usefixtures("shape")
 def test_a_pin_at_each_position_holds_after_a_redaction_whatever_the_parts(store: EventStore) -> None:
     pins = []
+
+    def check() -> None:
+        for shape in SHAPES:
+            with checking(shape):
+                assert all(store.verify(against=pin).ok for pin in pins)
+                assert in_one_piece(store) == store.verify()
+
     for at in range(17):
         store.append(f"s-{at % 3}", [new(at)])
         pins.append(store.verify().digest)
     store.redact(4, 9, reason="a test")
-    assert all(store.verify(against=pin).ok for pin in pins)
+    check()
     store.compact()
-    assert all(store.verify(against=pin).ok for pin in pins)
-    assert in_one_piece(store) == store.verify()
+    check()
     wrong = f"9:{(pins[7] or '').partition(':')[2]}"
-    assert {finding.kind for finding in store.verify(against=wrong).findings} == {"digest"}
+    for shape in SHAPES:
+        with checking(shape):
+            assert {finding.kind for finding in store.verify(against=wrong).findings} == {"digest"}
 
 
 def test_a_damaged_frame_whose_records_are_whole_keeps_the_digest(batches: EventStore) -> None:
@@ -197,18 +220,22 @@ def test_no_flipped_bit_passes_in_pieces(batches: EventStore) -> None:
     assert None not in in_pieces(batches)
 
 
-@pytest.mark.usefixtures("shape")
+def assert_no_piece_passes(store: EventStore) -> None:
+    for shape in SHAPES:
+        with checking(shape):
+            check = in_pieces(store)[0]
+            assert check is None or check.findings
+
+
 @pytest.mark.parametrize("suffix", ["log", "offsets", "streams", "types", "ids"])
 def test_no_cut_lengthened_or_missing_file_passes_in_pieces(batches: EventStore, suffix: str) -> None:
     path = segment_files(batches, suffix)[0]
     whole = path.read_bytes()
     for other in (whole[:-1], whole[:-40], whole[:64], whole[:30], b"", whole + b"\0", whole + whole[64:]):
         path.write_bytes(other)
-        check = in_pieces(batches)[0]
-        assert check is None or check.findings
+        assert_no_piece_passes(batches)
     path.unlink()
-    check = in_pieces(batches)[0]
-    assert check is None or check.findings
+    assert_no_piece_passes(batches)
 
 
 # --- what only a defect could do: every checksum is right
@@ -330,7 +357,6 @@ CONTENTS: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.usefixtures("shape")
 @pytest.mark.parametrize("name", CONTENTS)
 def test_content_that_is_wrong_is_found(batches: EventStore, name: str) -> None:
     change, kind = CONTENTS[name]
@@ -338,17 +364,14 @@ def test_content_that_is_wrong_is_found(batches: EventStore, name: str) -> None:
     assert [len(frame) for frame in frames] == [3, 1, 1, 1, 1, 1]
     change(frames)
     forge(batches, 0, frames)
-    report = batches.verify()
-    assert kind in {finding.kind for finding in report.findings}
-    assert report == in_one_piece(batches)
+    assert kind in {finding.kind for finding in check_all_shapes(batches).findings}
 
 
-@pytest.mark.usefixtures("shape")
 def test_a_finding_names_the_field_and_the_record_in_its_frame(batches: EventStore) -> None:
     frames = frames_in(batches, 0)
     put(0, 1, VERSION, 0)(frames)
     forge(batches, 0, frames)
-    details = [finding.detail for finding in batches.verify().findings if finding.kind == "record"]
+    details = [finding.detail for finding in check_all_shapes(batches).findings if finding.kind == "record"]
     assert "as its version (record 2 of its frame)" in details[0]
 
 
@@ -396,7 +419,6 @@ HEADERS: dict[str, tuple[dict[str, int], str]] = {
 }
 
 
-@pytest.mark.usefixtures("shape")
 @pytest.mark.parametrize("name", HEADERS)
 @pytest.mark.parametrize("frame", [0, 2, 5])
 def test_a_frame_header_that_is_wrong_is_found(batches: EventStore, name: str, frame: int) -> None:
@@ -408,22 +430,20 @@ def test_a_frame_header_that_is_wrong_is_found(batches: EventStore, name: str, f
         frames_in(batches, 0),
         change_header=lambda header: header.replace(**fields) if next(numbers) == frame else header,
     )
-    report = batches.verify()
-    assert kind in {finding.kind for finding in report.findings}
-    assert report == in_one_piece(batches)
+    assert kind in {finding.kind for finding in check_all_shapes(batches).findings}
 
 
-@pytest.mark.usefixtures("shape")
 def test_a_frame_with_another_magic_is_found(batches: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = frames_in(batches, 0)
     with monkeypatch.context() as patch:
         patch.setattr("evlog.files.format.frames.FRAME_MAGIC", b"\xe5EVG")
         forge(batches, 0, frames)
-    assert in_pieces(batches)[0] is None
-    assert "frame" in {finding.kind for finding in batches.verify().findings}
+    for shape in SHAPES:
+        with checking(shape):
+            assert in_pieces(batches)[0] is None
+    assert "frame" in {finding.kind for finding in check_all_shapes(batches).findings}
 
 
-@pytest.mark.usefixtures("shape")
 @pytest.mark.parametrize("frame", [0, 2, 5])
 @pytest.mark.parametrize(
     "head_of",
@@ -440,7 +460,7 @@ def test_a_frame_whose_array_has_another_head_is_found(
         return head(len(raws)) + b"".join(raws)
 
     forge(batches, 0, frames_in(batches, 0), encode=encode)
-    assert "record" in {finding.kind for finding in batches.verify().findings}
+    assert "record" in {finding.kind for finding in check_all_shapes(batches).findings}
 
 
 @pytest.mark.parametrize("suffix", ["log", "offsets", "streams", "types", "ids"])
@@ -477,7 +497,6 @@ ENTRY_FIELDS = {
 }
 
 
-@pytest.mark.usefixtures("shape")
 @pytest.mark.parametrize("field", ENTRY_FIELDS)
 @pytest.mark.parametrize("frame", [0, 2, 5])
 def test_an_entry_that_is_wrong_is_found(batches: EventStore, field: str, frame: int) -> None:
@@ -488,9 +507,8 @@ def test_an_entry_that_is_wrong_is_found(batches: EventStore, field: str, frame:
             rows[ENTRY_FIELDS[field]] ^= 1
 
     forge(batches, 0, frames_in(batches, 0), change_entries=change)
-    report = batches.verify()
-    assert {finding.file.rsplit(".")[-1] for finding in report.findings} >= {"offsets", "log"}
-    assert report == in_one_piece(batches)
+    findings = check_all_shapes(batches).findings
+    assert {finding.file.rsplit(".")[-1] for finding in findings} >= {"offsets", "log"}
 
 
 def flip_first(raw: memoryview) -> None:
