@@ -44,22 +44,18 @@ class FollowTests(EngineTests):
         thread.join(LONG_SECONDS)
         assert found == list(range(10))
 
-    @pytest.mark.parametrize(
-        ("options", "expected"),
-        [
+    def test_a_follower_has_a_filter(self, filled: EventStore) -> None:
+        cases: list[tuple[dict[str, Any], Iterable[int]]] = [
             ({}, range(20)),
             ({"stream": "a-1"}, range(1, 20, 4)),
             ({"category": "b", "types": ["U"]}, range(3, 20, 4)),
             ({"types": ["T"]}, range(0, 20, 2)),
             ({"stream": "none"}, ()),
-        ],
-    )
-    def test_a_follower_has_a_filter(
-        self, filled: EventStore, options: dict[str, Any], expected: Iterable[int]
-    ) -> None:
-        with filled.subscribe(follow=False, **options) as run:
-            assert numbers(run) == list(expected)
-            assert run.position == filled.head
+        ]
+        for options, expected in cases:
+            with filled.subscribe(follow=False, **options) as run:
+                assert numbers(run) == list(expected), options
+                assert run.position == filled.head
 
     def test_a_follower_begins_behind_a_position_or_at_a_time(self, filled: EventStore) -> None:
         events = list(filled.read_all())

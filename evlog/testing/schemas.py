@@ -124,18 +124,16 @@ class SchemaTests(EngineTests):
         with pytest.raises(evlog.SchemaNotFound):
             store.remove_schema("X")
 
-    @pytest.mark.parametrize(
-        "schema",
-        [
+    def test_what_is_no_schema_is_refused(self, store: EventStore) -> None:
+        schemas: list[Any] = [
             *(None, 5, "", "x", "[]", b"{", {"type": "nope"}, {"pattern": "("}, {"$ref": "#/nope"}),
             {"$ref": "http://127.0.0.1:9/x"},
             {"$ref": "file:///etc/hostname"},
-        ],
-    )
-    def test_what_is_no_schema_is_refused(self, store: EventStore, schema: Any) -> None:
-        with pytest.raises(evlog.InvalidArgument):
-            store.set_schema("P", schema)
-        assert store.schemas() == []
+        ]
+        for schema in schemas:
+            with pytest.raises(evlog.InvalidArgument):
+                store.set_schema("P", schema)
+            assert store.schemas() == [], schema
         store.append("a", [new(0, "P")])
 
     def test_a_schema_refers_to_nothing_outside_itself(self, store: EventStore, tmp_path: Any) -> None:

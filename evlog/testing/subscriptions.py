@@ -210,10 +210,10 @@ class SubscriptionTests(EngineTests):
         with pytest.raises(evlog.SubscriptionNotFound):
             other.subscription("n")
 
-    @pytest.mark.parametrize("shard", [(0, 3), (4, 3), (1, 0), (-1, -1), (1, 1_001)])
-    def test_a_shard_is_one_of_its_number(self, filled: EventStore, shard: tuple[int, int]) -> None:
-        with pytest.raises(evlog.InvalidArgument):
-            filled.subscribe("n", shard=shard)
+    def test_a_shard_is_one_of_its_number(self, filled: EventStore) -> None:
+        for shard in ((0, 3), (4, 3), (1, 0), (-1, -1), (1, 1_001)):
+            with pytest.raises(evlog.InvalidArgument):
+                filled.subscribe("n", shard=shard)
         for name in (None, "n#1/3"):
             with pytest.raises(evlog.InvalidArgument):
                 filled.subscribe(name, shard=(1, 3))

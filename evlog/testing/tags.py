@@ -10,6 +10,19 @@ import pytest
 from evlog import EventFilter, EventStore, NewEvent
 from evlog.testing.base import EngineTests, new, numbers, run_to_end
 
+SELECTIONS: list[tuple[dict[str, Any], Iterable[int]]] = [  # and which numbers of `tagged` they give
+    ({"tags": ["2:1"]}, range(1, 20, 2)),
+    ({"tags": ["2:0", "3:0"]}, (6, 12, 18)),
+    ({"tags": ["2:0", "3:0", "5:3"]}, (18,)),
+    ({"tags": ["3:1", "3:2"]}, ()),
+    ({"tags": ["none"]}, ()),
+    ({"tags": []}, range(20)),
+    ({"tags": ["3:0"], "types": ["T"]}, (3, 6, 9)),
+    ({"tags": ["3:0"], "types": []}, ()),
+    ({"tags": ["3:0"], "category": "b"}, (3, 6, 15, 18)),
+    ({"tags": ["3:0"], "category": "b", "types": ["U"]}, (15, 18)),
+]
+
 
 class TagTests(EngineTests):
     """What is found by tags."""
@@ -38,31 +51,15 @@ class TagTests(EngineTests):
         assert store.append("s", again).duplicate
         assert [event.tags for event in store.read("s")] == [("a",)]
 
-    @pytest.mark.parametrize(
-        ("options", "expected"),
-        [
-            ({"tags": ["2:1"]}, range(1, 20, 2)),
-            ({"tags": ["2:0", "3:0"]}, (6, 12, 18)),
-            ({"tags": ["2:0", "3:0", "5:3"]}, (18,)),
-            ({"tags": ["3:1", "3:2"]}, ()),
-            ({"tags": ["none"]}, ()),
-            ({"tags": []}, range(20)),
-            ({"tags": ["3:0"], "types": ["T"]}, (3, 6, 9)),
-            ({"tags": ["3:0"], "types": []}, ()),
-            ({"tags": ["3:0"], "category": "b"}, (3, 6, 15, 18)),
-            ({"tags": ["3:0"], "category": "b", "types": ["U"]}, (15, 18)),
-        ],
-    )
-    def test_a_read_of_the_log_is_by_tags(
-        self, tagged: EventStore, options: dict[str, Any], expected: Iterable[int]
-    ) -> None:
-        wanted = list(expected)
-        assert numbers(tagged.read_all(**options)) == wanted
-        assert numbers(tagged.read_all(**options, reverse=True)) == wanted[::-1]
-        assert numbers(tagged.read_all(**options, limit=2)) == wanted[:2]
-        assert numbers(tagged.read_all(**options, reverse=True, limit=1)) == wanted[-1:]
-        with tagged.subscribe(follow=False, **options) as run:
-            assert numbers(run) == wanted
+    def test_a_read_of_the_log_is_by_tags(self, tagged: EventStore) -> None:
+        for options, expected in SELECTIONS:
+            wanted = list(expected)
+            assert numbers(tagged.read_all(**options)) == wanted, options
+            assert numbers(tagged.read_all(**options, reverse=True)) == wanted[::-1]
+            assert numbers(tagged.read_all(**options, limit=2)) == wanted[:2]
+            assert numbers(tagged.read_all(**options, reverse=True, limit=1)) == wanted[-1:]
+            with tagged.subscribe(follow=False, **options) as run:
+                assert numbers(run) == wanted
 
     def test_a_read_of_a_stream_is_by_tags(self, tagged: EventStore) -> None:
         assert numbers(tagged.read("a-1", tags=["3:2"])) == [5, 17]
