@@ -51,7 +51,7 @@ def main() -> None:
         reports = []
         for name in options.workloads or [name for name in WORKLOADS if name not in ONLY_WHEN_NAMED]:
             try:
-                reports.append(run_workload(WORKLOADS[name], run))
+                reports.append(run_workload(name, run))
             except Exception as error:  # noqa: BLE001 - what was measured until then is not thrown away
                 failed = True
                 reports.append(Report(name, "failed", notes=[f"failed: {error!r}"]))

@@ -143,7 +143,7 @@ def run_table(
         run = make_run(folder)
         for name in names:
             try:
-                report = run_workload(WORKLOADS[name], run)
+                report = run_workload(name, run)
             except Exception as error:  # noqa: BLE001 - what was measured until then is not thrown away
                 say(f"{number}/{repetitions} {name}: failed: {error!r}")
                 continue
