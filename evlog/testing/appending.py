@@ -75,6 +75,7 @@ class AppendTests(EngineTests):
 
     def test_the_expected_version_decides(self, store: EventStore) -> None:
         store.append("a", [new(0), new(1)], NO_STREAM)
+        expected: Any
         for expected in (NO_STREAM, 1, 3):
             with pytest.raises(evlog.WrongExpectedVersion) as caught:
                 store.append("a", [new(2)], expected)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,9 +28,9 @@ class DecideTests(EngineTests):
         assert numbers(store.read("a")) == [0, 0, 2, 2]
 
     def test_a_decision_to_do_nothing_appends_nothing(self, store: EventStore) -> None:
-        nothings: tuple[Any, ...] = (None, [], ())
-        for nothing in nothings:
-            assert list(store.transact("a", lambda _, nothing=nothing: nothing, key="k")) == []
+        decisions: list[Callable[[list[Event]], Any]] = [lambda _: None, lambda _: [], lambda _: ()]
+        for decide in decisions:
+            assert list(store.transact("a", decide, key="k")) == []
             assert store.head == 0
 
     def test_a_decision_that_came_too_late_is_made_again(self, store: EventStore, other: EventStore) -> None:

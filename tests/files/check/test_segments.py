@@ -164,7 +164,7 @@ def test_a_frame_larger_than_a_window_is_not_read_whole(
 
 
 def test_a_pin_at_each_position_holds_after_a_redaction_whatever_the_parts(store: EventStore) -> None:
-    pins = []
+    pins: list[str | None] = []
 
     def check() -> None:
         for shape in SHAPES:
