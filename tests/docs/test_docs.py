@@ -6,6 +6,7 @@ takes them out of the README; here they would install evlog once more for each r
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 from pathlib import Path
@@ -137,6 +138,7 @@ def evlog_lines(page: Page) -> list[tuple[str, list[str]]]:
     return found
 
 
+@functools.cache
 def help_of(command: str) -> str:
     done = run_python("-m", "evlog", command, "--help")
     actions = getattr(load(command), "SUBCOMMANDS", {}) if command in COMMANDS else {}
