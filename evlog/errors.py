@@ -660,12 +660,19 @@ class Unsupported(EvlogError):
 
 
 class StoreIsMirror(EvlogError):
-    """The store is a mirror or an unfinished fork: it takes only its source's events. Nothing was changed."""
+    """The store is a mirror, an unfinished fork, or imported to: it takes no other events. Not changed."""
 
     exit_code = EXIT_UNSUPPORTED
 
-    def __init__(self, path: str, mirror_of: str, *, is_unfinished_fork: bool = False) -> None:
-        if is_unfinished_fork:
+    def __init__(
+        self, path: str, mirror_of: str, *, is_unfinished_fork: bool = False, is_import: bool = False
+    ) -> None:
+        if is_import:
+            super().__init__(
+                f"events are imported to {path} with their times, or such an import was killed",
+                "wait for its end, or run the same import again",
+            )
+        elif is_unfinished_fork:
             super().__init__(f"{path} is an unfinished fork", "run the same `evlog fork` again, or remove it")
         else:
             super().__init__(
@@ -675,6 +682,7 @@ class StoreIsMirror(EvlogError):
         self.path = path
         self.mirror_of = mirror_of
         self.is_unfinished_fork = is_unfinished_fork
+        self.is_import = is_import
 
 
 class StoreMoved(EvlogError):
@@ -701,13 +709,14 @@ class MirrorConflict(EvlogError):
 
 
 class MirrorBusy(EvlogError):
-    """Another mirror writes to the same destination."""
+    """Another mirror, or an import of events with their times, writes to the same destination."""
 
     exit_code = EXIT_BUSY
 
     def __init__(self, destination: str) -> None:
         super().__init__(
-            f"another mirror writes to {destination}", "wait until it has ended, or use another destination"
+            f"another mirror or import writes to {destination}",
+            "wait until it has ended, or use another destination",
         )
         self.destination = destination
 

@@ -82,7 +82,7 @@ SAMPLES: list[tuple[EvlogError, int, dict[str, Any]]] = [
     (
         errors.StoreIsMirror("p", "i", is_unfinished_fork=True),
         10,
-        {"path": "p", "mirror_of": "i", "is_unfinished_fork": True},
+        {"path": "p", "mirror_of": "i", "is_unfinished_fork": True, "is_import": False},
     ),
     (errors.StoreMoved("p", "a"), 10, {"path": "p", "moved_to": "a"}),
     (errors.StoreDiverged("copy", "store", 7), 3, {"path": "copy", "source": "store", "position": 7}),

@@ -44,12 +44,15 @@ for the stream a template such as 'host-{.at.host}'. The whole line is the data 
 part of it. With --stream-field, the one argument is the TYPE. What --id-field names is a UUID, or any other
 text or number: that is an idempotency key then, which can also be a template. --data-is-text is for JSON
 within a string, as kcat -J prints it. --text takes each line, also an empty one, as the text of an event.
+--time-field is for importing a history: events get the times that they had, and while it runs the store
+takes no other appends.
 
 \b
   evlog read | evlog --store copy append --lines
   echo '{"host":"a"}' | evlog append --lines --stream-field 'on-{.host}' Seen
   seq 3 | evlog append --lines numbers Counted
   date | evlog append --lines --text notes Noted
+  evlog read | evlog --store moved append --lines --time-field time
 """
 
 MAX_BATCH: Final = 1_000_000
@@ -83,6 +86,7 @@ PARAMETERS: Final = (
     option("--type-field", "a.b", "Lines: the event type."),
     option("--id-field", "a.b", "Lines: a UUID or an idempotency key, or '{.a}/{.b}'."),
     option("--data-field", "a.b", "Lines: the data; . is the whole line."),
+    option("--time-field", "a.b", "Lines: when it happened: ISO 8601, or seconds since 1970."),
     flag("--data-is-text", "Lines: --data-field names a string that holds JSON."),
     flag("--text", "Lines: each one is an event's text."),
     flag("--atomic", "Lines: all in one append, or none."),
@@ -93,7 +97,7 @@ PARAMETERS: Final = (
     STORE,
 )
 _FOR_LINES: Final = (
-    *("stream_field", "type_field", "id_field", "data_field", "data_is_text"),
+    *("stream_field", "type_field", "id_field", "data_field", "time_field", "data_is_text"),
     *("text", "atomic", "batch", "ack", "skip_bad"),
 )
 _FOR_ONE: Final = ("id", "idempotency_key", "content_type", "new_only")

@@ -18,7 +18,8 @@ In a pipe it is one JSON object; positions are 0 and times null while the store 
 the streams and categories for which `evlog retain` has set something; deleted streams are counted apart.
 "saved_bytes" is how many bytes `evlog compact --compress` saved in "compressed_segments".
 "capabilities" say what the store's engine can do, and what an append survives. A mirror has "mirror_of", a
-fork that was interrupted "unfinished_fork", a store that was moved "moved_to".
+fork that was interrupted "unfinished_fork", a store that was moved "moved_to"; while `append --lines
+--time-field` runs, and when it was killed, there is "importing".
 
 \b
   evlog info
@@ -39,7 +40,9 @@ def command(given: Given) -> None:
     times = {"first_time": info.first_time, "last_time": info.last_time}
     row = info._asdict() | {name: at and microseconds_of(at) for name, at in times.items()}
     row["capabilities"] = vars(can)
-    if standing.is_unfinished_fork:
+    if standing.is_import:
+        row["importing"] = True
+    elif standing.is_unfinished_fork:
         row["unfinished_fork"] = True
     else:
         row |= {name: text for name, text in standing._asdict().items() if text}

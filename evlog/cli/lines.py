@@ -12,25 +12,28 @@ import os
 from evlog import errors
 from evlog.cli._support import console, options
 from evlog.cli._support.event import make_metadata
-from evlog.cli._support.foreign import Templates, foreign_decoder, keyed_decoder
+from evlog.cli._support.foreign import Templates, foreign_decoder, keyed_decoder, time_reader
 from evlog.cli._support.stdin import read_lines, stdin_descriptor
 from evlog.errors import EXIT_FAILED, EXIT_OK, EventTooLarge, EvlogError, InvalidArgument, SchemaViolation
 from evlog.model.encoding import with_tags
 from evlog.model.events import MAX_EVENT_BYTES, TEXT_CODE, check_stream_name, check_type
 from evlog.model.json_lines import MAX_LINE_BYTES, InvalidLine, check_size, own_decoder
 from evlog.model.links import KEY
+from evlog.model.paths import split_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Final
 
     from evlog.cli._support.parameters import Given
     from evlog.cli._support.progress import LinesProgress
+    from evlog.model.appends import BatchResult
     from evlog.model.events import EncodedEvent
     from evlog.model.json_lines import Decode
     from evlog.model.types import Condition
     from evlog.store import EventStore
+    from evlog.transfer.imports import Import
 
 BATCH_BYTES: Final = 8 * 1024 * 1024
 # One append is collected in memory before it is written.
@@ -88,14 +91,16 @@ class Shape:
     def check(self, expected: int | str | None) -> None:
         """Raise InvalidArgument for options that exclude each other."""
         given = self._given
-        fields = (given.stream_field, given.type_field, given.id_field, given.data_field)
-        if given.text and (given.type is None or fields != (None,) * 4):
+        fields = (given.stream_field, given.type_field, given.id_field, given.data_field, given.time_field)
+        if given.text and (given.type is None or fields != (None,) * 5):
             raise InvalidArgument(
                 "--text takes whole lines", "give STREAM and TYPE, and none of the --…-field options"
             )
         if given.atomic and (given.batch is not None or given.skip_bad):
             other = "--skip-bad" if given.skip_bad else "--batch"
             raise InvalidArgument(f"--atomic is all or nothing, {other} is not", "leave one of them out")
+        if given.atomic and given.time_field is not None:
+            raise InvalidArgument("an import with --time-field is no single append", "leave --atomic out")
         if not given.atomic and (given.if_version or given.if_none or given.after is not None):
             raise InvalidArgument("conditions are about one append", "add --atomic, or leave them out")
         if expected is not None and not (given.atomic and self.stream is not None):
@@ -121,8 +126,19 @@ class Shape:
         if given.id_field is not None and KEY.encode() in (self._metadata or b""):
             raise InvalidArgument(f"--id-field sets {KEY} in the metadata", "leave it out there")
 
-    def decoder(self) -> Decode:
-        """Return the function that turns a line into an event."""
+    def decoder(self) -> Callable[[bytes], tuple[Any, ...]]:
+        """Return the function that turns a line into a stream, an event, and with --time-field its time."""
+        decode, field = self._event_decoder(), self._given.time_field
+        if field is None:
+            return decode
+        from evlog.transfer.imports import now_us
+
+        read_time = time_reader(field, now_us())
+        return lambda line: (*decode(line), read_time(line))
+
+    def _event_decoder(self) -> Decode:
+        field = self._given.time_field
+        ignored = set() if field is None else {split_path(field)[0]} - {"id"}
         if self._given.text:
             return _text_decoder(
                 str(self.stream), str(self._type), with_tags(self._given.tag, self._metadata)
@@ -132,9 +148,9 @@ class Shape:
 
             return cloudevents_decoder(self.stream)
         if not self._is_foreign and self._given.id_field is not None:
-            return keyed_decoder(self.stream, self._metadata, self._given.id_field)
+            return keyed_decoder(self.stream, self._metadata, self._given.id_field, ignored=ignored)
         if not self._is_foreign:
-            return own_decoder(self.stream, self._metadata)
+            return own_decoder(self.stream, self._metadata, ignored=ignored)
         given = self._given
         return foreign_decoder(
             self.stream,
@@ -180,9 +196,14 @@ def append_lines(given: Given, expected: int | str | None, conditions: Sequence[
     versions = None if expected is None else {str(shape.stream): expected}
     fd = stdin_descriptor()
     with options.open_or_create(given) as store:
-        appender = _Appender(store, decode, given, versions, conditions)
         try:
-            return _append_all(appender, fd, with_summary=not given.ack)
+            if given.time_field is None:
+                appender = _Appender(store, decode, given, versions, conditions)
+                return _append_all(appender, fd, with_summary=not given.ack)
+            from evlog.transfer.imports import Import
+
+            with Import(store) as load:
+                return _append_all(_Importer(load, store, decode, given), fd, with_summary=not given.ack)
         finally:
             options.report_torn_tails(store)
 
@@ -224,20 +245,19 @@ class _Appender:
     def __init__(
         self,
         store: EventStore,
-        decode: Decode,
+        decode: Callable[[bytes], tuple[Any, ...]],
         given: Given,
-        versions: dict[str, int | str] | None,
-        conditions: Sequence[Condition],
+        versions: dict[str, int | str] | None = None,
+        conditions: Sequence[Condition] = (),
     ) -> None:
         self._store = store
         self._decode = decode
         self._given = given
         self._versions = versions
         self._conditions = conditions
-        self._streams: list[str] = []
         self._most_events = store.capabilities.max_append_events or MAX_ATOMIC_EVENTS + 1
-        self._events: list[EncodedEvent] = []
-        self._numbers: list[int] = []  # the line of each event
+        # What the decoder gives, by columns, and the number of each line.
+        self._columns: list[list[Any]] = [[] for _ in range(3 if given.time_field is None else 4)]
         self._pending_bytes = 0
         self.appended = self.duplicates = self.skipped = 0
         self.first_position: int | None = None
@@ -266,11 +286,11 @@ class _Appender:
         for lines in chunks:
             begin = 0
             while lines and begin < len(lines):
-                part = lines[begin : begin + batch - len(self._events)]
+                part = lines[begin : begin + batch - len(self._columns[0])]
                 self._collect(number, part)
                 begin += len(part)
                 number += len(part)
-                if len(self._events) >= batch or self._pending_bytes >= batch_bytes:
+                if len(self._columns[0]) >= batch or self._pending_bytes >= batch_bytes:
                     if atomic:
                         raise InvalidArgument(
                             f"--atomic takes at most {MAX_ATOMIC_EVENTS:,} events "
@@ -288,14 +308,14 @@ class _Appender:
         """Turn lines into events: all at once, which is fastest, or one by one if one of them is bad."""
         self._pending_bytes += sum(map(len, lines))
         try:
-            streams, events = zip(*map(self._decode, lines), strict=True)
+            columns = list(zip(*map(self._decode, lines), strict=True))
         except InvalidArgument:
             for at, line in enumerate(lines, number + 1):
                 self._collect_one(at, line)
         else:
-            self._streams += streams
-            self._events += events
-            self._numbers += range(number + 1, number + len(lines) + 1)
+            numbers = range(number + 1, number + len(lines) + 1)
+            for column, cells in zip(self._columns, (*columns, numbers), strict=True):
+                column += cells
 
     def _collect_one(self, number: int, line: bytes) -> None:
         try:
@@ -305,13 +325,10 @@ class _Appender:
             if second is None:
                 return
             found = second
-        self._streams.append(found[0])
-        self._events.append(found[1])
-        self._numbers.append(number)
+        for column, cell in zip(self._columns, (*found, number), strict=True):
+            column.append(cell)
 
-    def _decode_again(
-        self, number: int, line: bytes, error: InvalidArgument
-    ) -> tuple[str, EncodedEvent] | None:
+    def _decode_again(self, number: int, line: bytes, error: InvalidArgument) -> tuple[Any, ...] | None:
         """Skip an empty line, decode a first line without its byte order mark, report any other line."""
         if not line.strip():
             return None
@@ -344,19 +361,18 @@ class _Appender:
     def _flush(self) -> None:
         """Write the collected events as one frame, or as few frames as the store's engine allows."""
         try:
-            while self._events:
-                count = len(self._events) if self._given.atomic else self._most_events
-                columns: tuple[list[Any], ...] = (self._streams, self._events, self._numbers)
+            while self._columns[0]:
+                count = len(self._columns[0]) if self._given.atomic else self._most_events
                 try:
-                    self._append(*(column[:count] for column in columns))
+                    self._append(*(column[:count] for column in self._columns))
                 except SchemaViolation as error:
                     self._leave_out(error)
                 except (errors.TooManyEvents, errors.AppendTooLarge):
-                    if self._given.atomic or min(count, len(self._events)) == 1:
+                    if self._given.atomic or min(count, len(self._columns[0])) == 1:
                         raise
-                    self._most_events = min(count, len(self._events)) // 2
+                    self._most_events = min(count, len(self._columns[0])) // 2
                 else:
-                    for column in columns:
+                    for column in self._columns:
                         del column[:count]
         except errors.IdConflict:
             if self._given.atomic:
@@ -367,42 +383,34 @@ class _Appender:
         except EvlogError as error:
             error.appended = self.appended  # type: ignore[attr-defined]  # where a program has to continue
             raise
-        self._streams.clear()
-        self._events.clear()
-        self._numbers.clear()
+        for column in self._columns:
+            column.clear()
         self._pending_bytes = 0
 
     def _leave_out(self, error: SchemaViolation) -> None:
         """Write the events before the one that does not fit its schema, and keep those after it."""
-        columns: tuple[list[Any], ...] = (self._streams, self._events, self._numbers)
-        number = self._numbers[error.index]
-        later = [column[error.index + 1 :] for column in columns]
-        for column in columns:
+        number = self._columns[-1][error.index]
+        later = [column[error.index + 1 :] for column in self._columns]
+        for column in self._columns:
             del column[error.index :]
         if not self._given.atomic:
             self._flush()
         self._bad(number, error)
-        for column, rest in zip(columns, later, strict=True):
+        for column, rest in zip(self._columns, later, strict=True):
             column[:] = rest
 
     def _append_singly(self) -> None:
         """Append up to the event whose id is in conflict, and say in which line that is."""
-        for stream, event, number in zip(self._streams, self._events, self._numbers, strict=True):
+        for row in zip(*self._columns, strict=True):
             try:
-                self._append([stream], [event], [number])
+                self._append(*([cell] for cell in row))
             except errors.IdConflict as error:
                 if not self._given.skip_bad:
-                    raise IdConflict(error, number, self.appended) from None
-                self._bad(number, error)
+                    raise IdConflict(error, row[-1], self.appended) from None
+                self._bad(row[-1], error)
 
-    def _append(self, streams: list[str], events: list[EncodedEvent], numbers: list[int]) -> None:
-        result = self._store.append_encoded(
-            streams,
-            events,
-            expected=self._versions,
-            conditions=self._conditions,
-            skip_known=not self._given.atomic,
-        )
+    def _append(self, *columns: list[Any]) -> None:
+        result = self._write(*columns[:-1])
         self.appended += result.appended
         self.duplicates += result.duplicate_count
         if result.last_position is not None:
@@ -410,7 +418,43 @@ class _Appender:
             if self.first_position is None:
                 self.first_position = result.first_position
         if self._given.ack:
-            options.print_results(result, numbers)
+            options.print_results(result, columns[-1])
+
+    def _write(self, *columns: list[Any]) -> BatchResult:
+        streams, events = columns
+        return self._store.append_encoded(
+            streams,
+            events,
+            expected=self._versions,
+            conditions=self._conditions,
+            skip_known=not self._given.atomic,
+        )
+
+
+class _Importer(_Appender):
+    """Appends events with the times that are in the lines."""
+
+    def __init__(
+        self,
+        load: Import,
+        store: EventStore,
+        decode: Callable[[bytes], tuple[Any, ...]],
+        given: Given,
+    ) -> None:
+        super().__init__(store, decode, given)
+        self._load = load
+
+    def run(self, chunks: Iterator[list[bytes] | None], progress: LinesProgress | None) -> None:
+        """Append all lines, and say how many times could not be kept."""
+        try:
+            super().run(chunks, progress)
+        finally:
+            if self._load.delayed:
+                count = console.count_of(self._load.delayed, "event was", "events were")
+                console.note(f"{count} earlier than the event before, and got its time")
+
+    def _write(self, *columns: list[Any]) -> BatchResult:
+        return self._load.append_encoded(*columns)
 
 
 # What makes text of files that begin in these ways: iconv would take any of them for a text in latin1.

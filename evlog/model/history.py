@@ -12,16 +12,22 @@ from evlog.model.named import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Final
 
     from evlog.errors import EvlogError
     from evlog.model.events import Event
+
+
+# The `mirror_of` of a store that events are imported to. No engine gives a store an id of version 8.
+IMPORT_ID: Final = "2d9c7f3e-5b1a-8e64-9a0d-b7c4e16f8035"
 
 
 class Standing(NamedTuple):
     """Whether a store is a mirror, or has moved. If a field is set, only a mirror can change the store."""
 
     mirror_of: str = ""
-    """the id of the store that it is an identical copy of; for an unfinished fork: `fork_id` of that"""
+    """the id of the store that it is an identical copy of; for an unfinished fork: `fork_id` of that; while
+    events are imported with their times: IMPORT_ID"""
     moved_to: str = ""
     """the address, without a password, of the store that has taken its place"""
 
@@ -29,6 +35,11 @@ class Standing(NamedTuple):
     def is_unfinished_fork(self) -> bool:
         """Whether a fork to this store has not finished."""
         return self.mirror_of[14:15] == "5"  # the version of a UUID; no engine gives a store such an id
+
+    @property
+    def is_import(self) -> bool:
+        """Whether events are imported with their times, or such an import was killed."""
+        return self.mirror_of == IMPORT_ID
 
 
 def fork_id(source_id: str) -> str:
@@ -110,4 +121,9 @@ def refusal(address: str, standing: Standing) -> EvlogError:
     """Return the error for a change of a store that refuses changes."""
     if standing.moved_to:
         return StoreMoved(address, standing.moved_to)
-    return StoreIsMirror(address, standing.mirror_of, is_unfinished_fork=standing.is_unfinished_fork)
+    return StoreIsMirror(
+        address,
+        standing.mirror_of,
+        is_unfinished_fork=standing.is_unfinished_fork,
+        is_import=standing.is_import,
+    )

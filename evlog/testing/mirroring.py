@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from evlog import Event, EventStore, IfNone, NewEvent
 from evlog.model.filters import LogSelection
 from evlog.model.history import HistoryPiece, RemovedRecord, Standing
 from evlog.testing.base import LONG_SECONDS, EngineTests, NewStore, OpenStore, new, numbers, run_to_end
-from evlog.transfer import fork, plan_mirror, promote
+from evlog.transfer import Import, fork, plan_mirror, promote
 
 
 def everything(store: EventStore) -> list[Event]:
@@ -274,6 +275,27 @@ class MirrorTests(EngineTests):
         assert store.append("a", [new(9)]).first_version == 5
         with pytest.raises(evlog.MirrorConflict, match="other events"):
             fork(directory, store)
+        assert store.verify().ok
+
+    def test_imported_events_have_the_times_that_they_had(self, store: EventStore) -> None:
+        store.append("a", [new(0)])
+        begin = datetime(2024, 1, 1, tzinfo=UTC)
+        later = next(store.read("a")).time
+        ids = [UUID(int=number + 1) for number in range(3)]
+        with Import(store) as load:
+            with pytest.raises(evlog.StoreIsMirror, match="imported"):
+                store.append("a", [new(9)])
+            load.append(evlog.NewEvents(["a"], "T", [b"1"], ids=ids[:1]), [begin])
+            load.append(evlog.NewEvents(["b", "a"], "T", [b"2", b"3"], tags=[["x"], []]), [later] * 2)
+            again = load.append(evlog.NewEvents(["a"], "T", [b"1"], ids=ids[:1]), [begin])
+            assert (again.duplicates, again.positions, again.versions) == ([True], [2], [2])
+            with pytest.raises(evlog.IdConflict):
+                load.append(evlog.NewEvents(["a"], "T", [b"4"], ids=ids[:1]), [begin])
+            assert load.delayed == 1
+        assert [event.time for event in store.read_all()] == [later] * 4
+        assert [event.version for event in store.read("a")] == [1, 2, 3]
+        assert store.append("a", [new(5)], 3).first_position == 5
+        assert numbers(store.read_all(tags=["x"])) == [2]
         assert store.verify().ok
 
     def test_versions_continue_where_others_append_to_what_was_a_mirror(

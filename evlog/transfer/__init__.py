@@ -8,16 +8,19 @@ compare.py         both stores, event by event
 export.py          events into a file (formats.py: JSON lines, CSV, SQLite; cloudevents.py)
 parquet.py         Parquet files (arrow.py: events as columns)
 fork.py            a store of its own that begins with another one's history
+imports.py         events with the times that they had in another system
 """
 
 from evlog.transfer.compare import Comparison, Difference
 from evlog.transfer.fork import ForkResult, fork
+from evlog.transfer.imports import Import
 from evlog.transfer.mirrors import Mirror, MirrorPlan, MirrorResult, mirror, plan_mirror, promote
 
 __all__ = [
     "Comparison",
     "Difference",
     "ForkResult",
+    "Import",
     "Mirror",
     "MirrorPlan",
     "MirrorResult",

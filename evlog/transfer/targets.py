@@ -206,6 +206,8 @@ class IdenticalTarget(Target):
             self.conflict("it holds other events", self._elsewhere)
         if standing != own:
             reason = f"it is a mirror of store {standing.mirror_of}"
+            if standing.is_import:
+                reason = "events are imported to it with their times, or such an import was killed"
             if standing.is_unfinished_fork:
                 is_ours = standing.mirror_of == fork_id(source.store_id)
                 reason = f"it is an unfinished fork of {'the source' if is_ours else 'another store'}"

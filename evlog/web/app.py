@@ -175,8 +175,9 @@ class _Answers:
                 "path": store.path,
                 "version": __version__,
                 "capabilities": vars(can),
-                "mirror_of": "" if standing.is_unfinished_fork else standing.mirror_of,
+                "mirror_of": "" if standing.is_unfinished_fork or standing.is_import else standing.mirror_of,
                 "unfinished_fork": standing.is_unfinished_fork,
+                "importing": standing.is_import,
                 "moved_to": standing.moved_to,
                 "kept": [
                     {"name": name, "category": stream is None, **kept._asdict()}

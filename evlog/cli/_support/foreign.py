@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from evlog.errors import InvalidEvent
@@ -24,6 +24,7 @@ from evlog.model.events import (
     check_stream_name,
     check_type,
     id_of_key,
+    microseconds_of,
 )
 from evlog.model.json_lines import (
     CACHE_SIZE,
@@ -162,18 +163,21 @@ def _metadata_maker(
     return None, make
 
 
-def keyed_decoder(stream: str | None, default_metadata: bytes | None, id_field: str) -> Decode:
+def keyed_decoder(
+    stream: str | None, default_metadata: bytes | None, id_field: str, *, ignored: Collection[str] = ()
+) -> Decode:
     """Return a decoder of evlog's own shape whose ids come from a field, or from a template of a key.
 
     Args:
         stream: the stream of lines that name none.
         default_metadata: of lines without the field `metadata`.
         id_field: as for `foreign_decoder`. It may be the field `id`, or one that an event does not have.
+        ignored: further fields that a line may have.
     """
     paths: list[tuple[str, ...]] = []
     identify = _identifier(id_field, paths)
     pick = _checked_pick(paths)
-    decode_own = own_decoder(stream, default_metadata, ignored={"id", *(path[0] for path in paths)})
+    decode_own = own_decoder(stream, default_metadata, ignored={"id", *ignored, *(path[0] for path in paths)})
 
     def decode(line: bytes) -> tuple[str, EncodedEvent]:
         name, (type, _, code, data, metadata) = decode_own(line)
@@ -187,6 +191,41 @@ def keyed_decoder(stream: str | None, default_metadata: bytes | None, id_field: 
         return name, (type, id, code, data, metadata)
 
     return decode
+
+
+def time_reader(field: str, now_us: int) -> Callable[[bytes], int]:
+    """Return a function from a line to the time in a field, in microseconds since 1970.
+
+    The field is ISO 8601 with a zone, or a number of seconds since 1970. InvalidLine: it is neither, or is
+    after `now_us`.
+    """
+    from datetime import datetime
+    from decimal import Decimal
+
+    path = split_path(field)
+    pick = _checked_pick([path])
+    name = ".".join(path)
+
+    def read(line: bytes) -> int:
+        raw = bytes(pick(line)[0])
+        text, is_number = _text(raw, path), not raw.startswith(b'"')
+        try:
+            moment = None if is_number else datetime.fromisoformat(text)
+            # A number with a huge exponent must not become an int of as many digits.
+            seconds = Decimal(text).min(now_us).max(-1) if is_number else 0
+        except (ValueError, ArithmeticError):
+            raise InvalidLine(f"has no time in `{name}`; use ISO 8601 or seconds since 1970") from None
+        if moment is not None and moment.tzinfo is None:
+            raise InvalidLine(f"has a time without a zone in `{name}`; add one, such as Z for UTC")
+        time_us = int(seconds * 1_000_000) if moment is None else microseconds_of(moment)
+        if time_us > now_us:
+            unit = "; a number is of seconds since 1970" if is_number else ""
+            raise InvalidLine(f"has a time after now in `{name}`{unit}")
+        if time_us < 0:
+            raise InvalidLine(f"has a time before 1970 in `{name}`")
+        return time_us
+
+    return read
 
 
 def _unquoted(data: bytes, field: str) -> bytes:

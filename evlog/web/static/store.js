@@ -45,6 +45,7 @@ function draw(store) {
     store.compressed_segments && ["Compressed", `${many(store.compressed_segments, "segment")}, ${bytes(store.saved_bytes)} saved`],
     store.deleted_streams && ["Deleted", many(store.deleted_streams, "stream")],
     store.mirror_of && ["Mirror of", make("code", {}, visible(store.mirror_of))],
+    store.importing && ["Importing", "events with their times; until then it takes no others"],
     store.unfinished_fork && ["Unfinished", "a fork; run evlog fork again"],
     store.moved_to && ["Moved to", make("code", {}, visible(store.moved_to))],
     ["Event limit", bytes(can.max_event_bytes)],
