@@ -264,7 +264,8 @@ class AppendResult(NamedTuple):
     """Where one append's events are, in their stream and in the log; for a duplicate, where they were first.
 
     Attributes:
-        last_version: of the last event: what the next append may expect.
+        last_position: the highest one; also where events that were known are in another order.
+        last_version: of that event: what the next append may expect.
         duplicate: whether the events were there already, and nothing was written.
         id_bytes: the events' ids in order, 16 bytes each.
     """
@@ -293,13 +294,18 @@ class AppendResult(NamedTuple):
 
 def result_of(batch: BatchResult, start: int, end: int) -> AppendResult:
     """Return the result for the events from `start` to `end`, all of one stream."""
+    known = batch.duplicates[start:end]
+    first, last = start, end - 1
+    if True in known:  # what was known can be anywhere before what is new
+        order = sorted(range(start, end), key=batch.positions.__getitem__)
+        first, last = order[0], order[-1]
     values = (
         batch.streams[start],
-        batch.positions[start],
-        batch.positions[end - 1],
-        batch.versions[start],
-        batch.versions[end - 1],
-        batch.duplicates[start] and False not in batch.duplicates[start:end],
+        batch.positions[first],
+        batch.positions[last],
+        batch.versions[first],
+        batch.versions[last],
+        False not in known,
         tuple(batch.ids[start:end]),
     )
     return tuple.__new__(AppendResult, values)  # all fields are there: 0.2 instead of 0.5 µs

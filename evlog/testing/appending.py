@@ -140,11 +140,14 @@ class AppendTests(EngineTests):
             assert [(each.last_version, each.duplicate) for each in both] == [(3, again), (1, again)]
         columns = NewEvents("b", "T", [b"3", b"4"], ids=[UUID(int=4), UUID(int=5)])
         assert [each.duplicate for each in store.append_many(columns, skip_known=True)] == [True, False]
+        grown = store.append_many([("a", [new(5, id=UUID(int=6)), events[0]])], skip_known=True)[0]
+        assert (grown.first_version, grown.last_version, grown.duplicate) == (1, 4, False)
+        assert grown.last_position == store.head
         with pytest.raises(evlog.IdConflict):
             store.append_many([("b", [new(9, id=UUID(int=4))])], skip_known=True)
         with pytest.raises(evlog.InvalidArgument, match="expected versions"):
             store.append_many([("b", [new(5)], 2)], skip_known=True)
-        assert numbers(store.read_all()) == [0, 1, 2, 3, 4]
+        assert numbers(store.read_all()) == [0, 1, 2, 3, 4, 5]
 
     def test_a_bulk_load_is_stored_and_known_again_as_a_whole(self, store: EventStore) -> None:
         events = [NewEvent(f"T{n % 2}", b'{"n":%d}' % n, id=UUID(int=n + 1).bytes) for n in range(20)]
