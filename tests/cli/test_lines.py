@@ -465,6 +465,13 @@ def test_templates_take_fields_of_a_line_into_tags_and_metadata(
     assert evlog("read", "--tag", "n:true", "--fields", "position").line == {"position": 2}
 
 
+def test_metadata_beside_a_template_stays_as_it_is(evlog: Evlog) -> None:
+    given = r'{"\u00000\u0000":"\u00000\u0000","b":"\u00009\u0000"}'
+    options = ["--metadata", given, "--correlation-id", "{.a}"]
+    evlog("append", "--lines", "s", "T", *options, stdin=b'{"a":"x"}\n')
+    assert evlog("read").line["metadata"] == json.loads(given) | {"$correlationId": "x"}
+
+
 @pytest.mark.parametrize(
     ("option", "told"),
     [

@@ -11,6 +11,7 @@ Pure: bytes in, bytes out.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
@@ -52,26 +53,27 @@ _TEMPLATE: Final = re.compile(r"\{(\.[^{}]+)\}")
 class Templates:
     """Texts for the metadata that have fields of the line in them, such as `{.trip}`.
 
-    Until a line is known, each is replaced by a mark with NUL, which no argument and no variable can have.
+    Until a line is known, each is replaced by a mark that is random, so that no metadata has it by itself.
     """
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self._mark = os.urandom(16).hex()
 
     def mark(self, text: str) -> str:
         """Return the mark for a template; any other text as it is."""
         if _TEMPLATE.search(text) is None:
             return text
         self.texts.append(text)
-        return f"\0{len(self.texts) - 1}\0"
+        return f"{self._mark}-{len(self.texts) - 1}"
 
     def filler(
         self, metadata: bytes | None, paths: list[tuple[str, ...]]
     ) -> Callable[[Sequence[Any]], bytes] | None:
         """Return a function from what was picked to the metadata; None if there is no mark in it."""
-        pieces = re.split(rb'"\\u0000(\d+)\\u0000"', metadata) if metadata is not None and self.texts else ()
-        if len(pieces) <= 1:
+        if metadata is None or not self.texts:
             return None
+        pieces = re.split(b'"%b-([0-9]+)"' % self._mark.encode(), metadata)
         literals = pieces[::2]
         readers = [_text_reader(None, self.texts[int(at)], paths, template=True) for at in pieces[1::2]]
 
