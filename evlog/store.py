@@ -1194,7 +1194,7 @@ class EventStore:
         events without content: `event.redacted` is true, and position, version, stream, type, id and time are
         as before. An id stays known, and a retry of the append is a duplicate by its id alone. In a directory
         the next `compact` removes the bytes from every file; a server removes them at once. What was
-        copied before, to backups and exports, must be deleted or redacted there; mirrors follow, and
+        copied before, to backups, forks and exports, must be deleted or redacted there; mirrors follow, and
         snapshots that may hold it are deleted.
 
         Args:

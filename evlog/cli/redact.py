@@ -45,7 +45,7 @@ def command(given: Given) -> None:
     if not result.erased:
         until = "" if result.redacted else " unless a compaction has run since"
         console.note(f"the content is still in files{until}: run `evlog compact` to remove it")
-    console.note("copies made before still hold it: backups, exports, parked errors")
+    console.note("copies made before still hold it: backups, exports, forks, parked errors")
 
 
 def _lines(result: RedactionResult) -> list[str]:
