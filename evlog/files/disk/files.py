@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOTSUP})
 STEP_BYTES: Final = 8 << 20  # of a large file: written, and then on its way to the device
+# Linux keeps a file in memory in pieces of one or many pages, each aligned to its size, and drops no piece
+# that begins before what is to be dropped. The largest is what a table of entries of 8 bytes that fills a
+# page maps: 2 MiB with pages of 4 KiB.
+_LARGEST_PIECE_BYTES: Final = mmap.PAGESIZE**2 // 8
 _UNCHECKED_READ_BYTES: Final = 1 << 20  # a longer read looks at the file's size first
 _HOLE_BYTES: Final = 1 << 27  # a file that is so much longer than its blocks has a hole at its end
 _MAX_EXTENTS: Final = 10_000  # of data, in a file with holes
@@ -298,10 +302,10 @@ class Disk:
     def drop_cache(self, file: WriteFile | ReadFile, offset: int = 0) -> None:
         """Ask that later reads from the offset on come from the device, not from memory; a hint, no promise.
 
-        Data that is not synced stays in memory.
+        Data that is not synced stays in memory, and so may what is near it.
         """
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fd, offset - offset % mmap.PAGESIZE, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(file.fd, offset - offset % _LARGEST_PIECE_BYTES, 0, os.POSIX_FADV_DONTNEED)
 
 
 DISK: Final = Disk()

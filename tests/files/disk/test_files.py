@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
 import socket
 import stat
@@ -23,7 +25,7 @@ from evlog.errors import (
     SystemCallFailed,
     UnsafeFile,
 )
-from evlog.files.disk.files import DISK, Disk, ReadFile, map_file, take_over
+from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile, map_file, take_over
 from evlog.files.disk.opening import error_for
 from tests.support.helpers import open_files
 
@@ -452,3 +454,30 @@ def test_the_error_for_a_missing_file_names_the_store(missing: str) -> None:
     error = error_for(FileNotFoundError(errno.ENOENT, ""), f"/x/store/{missing}")
     assert isinstance(error, StoreNotFound)
     assert error.path == "/x/store"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system is asked in another way, or not at all")
+def test_what_is_dropped_from_memory_begins_before_the_offset_where_memory_has_larger_pieces(
+    tmp_path: Path,
+) -> None:
+    size, offset = 1 << 16, 5 * mmap.PAGESIZE + 1
+    file = DISK.open(f"{tmp_path}/log", create=True)
+    for at in (0, offset):
+        DISK.write_at(file, b"x" * size, 0)  # one write, so that Linux may keep it in one piece
+        DISK.sync(file)
+        DISK.drop_cache(file, at)
+        kept = pages_in_memory(file, size)
+        if not at and any(kept):
+            pytest.skip("this file system keeps all in memory")
+        assert not any(kept[at // mmap.PAGESIZE :])
+
+
+def pages_in_memory(file: WriteFile, size: int) -> bytes:
+    """Return 1 for each page of a file that is in memory, and 0 for the others."""
+    found = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
+    with mmap.mmap(file.fd, size) as mapped:
+        place = ctypes.c_char.from_buffer(mapped)
+        length = ctypes.c_size_t(size)
+        assert ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(place)), length, found) == 0
+        del place  # else the map cannot be closed
+    return bytes(each & 1 for each in found)
