@@ -16,10 +16,12 @@ segments in a row, made of their blocks; and one for each 16, made of four of th
                   tables of types, streams, ids and tags: a u16 for each slot and segment, slot by slot
 
 A key has 32 bits: the lower half of a stream's hash, the upper half of a tag's, or a type's or id's hash.
-Its first bits are its slot. Its last ten choose two bits of each byte of the slot's u16, which are set if the
-segment has the key. Of absent keys, one of 230 is taken for one that may be there in a large table (at least
-2 slots a key), and one of 800 in a small one (at least 4). One read and the check of one page answer for 16
-segments.
+Its upper bits are its slot. Bits 0..4 choose two bits of the lower byte of the slot's u16, bits 5..9 two of
+the upper byte; all four are set if the segment has the key. The number n chooses the bits that are set in the
+n-th of the bytes 3, 5, 6, 9, 10, 12, 17, … 192, which have two bits each; they are counted from 0, and after
+the 28th the first follows. Of absent keys, one of 230 is taken for one that may be there in a large table (at
+least 2 slots a key), and one of 800 in a small one (at least 4). One read and the check of one page answer
+for 16 segments.
 
 A segment is looked up in the last block that names it. A block that names another segment is stale and
 ignored: the CRC tells apart what two copies of a store have appended to one segment. A segment without a

@@ -3,24 +3,23 @@
 It holds four marks of 52 bytes, each zeros where nothing is known. It is never synced: a missing, damaged or
 old mark is safe, because it only understates what is acknowledged and synced.
 
-     0  written       the manifest, and how far its active log is written or being written
-    52  acknowledged  how far writers with sync="none" have acknowledged it
-   104  durable       how far it is synced
-   156  suspect       a write or sync failed here: read the tail back from the device
+    offset  size  mark
+         0    52  written       the manifest, and how far its active log is written or being written
+        52    52  acknowledged  how far writers with sync="none" have acknowledged it
+       104    52  durable       how far it is synced
+       156    52  suspect       a write or sync failed here: read the tail back from the device
 
-A mark:
-
-offset  size  field
-     0     4  magic  "evWR", "evAK", "evDU" or "evSU"
-     4     4  tag of the segment
-     8     4  offset, the end of a frame
-    12     4  events up to there             (written; else 0)
-    16     4  CRC of their .offsets entries  (written; else 0)
-    20     8  time of the last of them, µs   (written; else 0)
-    28     4  the CRC in the manifest      (written; else 0)
-    32    16  no event up to there, also no removed one, has an id above this one: a batch of ids
-              above it needs no look-up      (written; else, and where it is not known: bytes ff)
-    48     4  CRC of bytes 0..47
+    offset  size  field
+         0     4  magic  "evWR", "evAK", "evDU" or "evSU", in the order of the marks
+         4     4  tag of the segment
+         8     4  offset, the end of a frame
+        12     4  events up to there             (written; else 0)
+        16     4  CRC of their .offsets entries  (written; else 0)
+        20     8  time of the last of them, µs   (written; else 0)
+        28     4  the CRC in the manifest        (written; else 0)
+        32    16  no event up to there, also no removed one, has an id above this one: a batch of ids
+                  above it needs no look-up      (written; else, and where it is not known: bytes ff)
+        48     4  CRC of bytes 0..47
 
 The written mark comes first: a writer leaves it before it writes the frame, and removes it before it replaces
 the manifest. So a reader that has taken in all that the mark names need not look at anything else until the
