@@ -38,11 +38,11 @@ from evlog.files.format.marks import (
 )
 from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.log import Log
-from evlog.files.log.manifest_file import read_manifest
+from evlog.files.log.manifest_file import read_manifest, write_mark
 from evlog.files.log.parts import OpenParts, SealedPart, SegmentMoved
 from evlog.files.log.segment import Segment
 from evlog.files.write.derived import remove_leftover, replace_derived, temporary_of
-from evlog.files.write.recovery import recover_locked, write_mark
+from evlog.files.write.recovery import recover_locked
 from evlog.files.write.roll import sync_names
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding, Loss, VerifyReport

@@ -9,7 +9,7 @@ correctness.
     id      u32  CRC-32 of all 16 bytes: ids that share most of their bytes (UUIDv1, counters, padded
                  ObjectIds) spread as well as random ones
     tag     u64  BLAKE2b-64 of the tag
-    again   u64  BLAKE2b-64 with the salt "again" of a tag or a type, in .removed, which does not keep the text
+    again   u64  BLAKE2b-64 with the salt "again" of a tag or a type, in .removed, where no text is kept
 
 Streams of one category are neighbours in an index that is sorted by their hashes. So a category is found by a
 range of hashes, without an index of its own.

@@ -32,6 +32,8 @@ from __future__ import annotations
 from struct import Struct
 from zlib import crc32
 
+from evlog.model.named import NamedTuple
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
@@ -43,7 +45,9 @@ WRITTEN_MAGIC: Final = b"evWR"
 ACKNOWLEDGED_MAGIC: Final = b"evAK"
 DURABLE_MAGIC: Final = b"evDU"
 SUSPECT_MAGIC: Final = b"evSU"
-MARK_AT: Final = {WRITTEN_MAGIC: 0, ACKNOWLEDGED_MAGIC: 52, DURABLE_MAGIC: 104, SUSPECT_MAGIC: 156}
+_IN_ORDER: Final = (WRITTEN_MAGIC, ACKNOWLEDGED_MAGIC, DURABLE_MAGIC, SUSPECT_MAGIC)
+MARK_AT: Final = {magic: MARK_BYTES * place for place, magic in enumerate(_IN_ORDER)}
+SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
 NO_MARK: Final = bytes(MARK_BYTES)
 _MARK: Final = Struct("<4sIIIIQI16sI")
 _MARK_FIELDS: Final = Struct("<4sIIIIQI16s")
@@ -81,23 +85,23 @@ class Mark:
     __hash__ = None  # type: ignore[assignment]
 
 
-class Marks:
+class Marks(NamedTuple):
     """What `durable` says of one segment; None where nothing is known."""
 
-    __slots__ = ("acknowledged", "durable", "suspect", "written")
-
-    def __init__(
-        self, written: Mark | None, acknowledged: Mark | None, durable: Mark | None, suspect: Mark | None
-    ) -> None:
-        self.written: Mark | None = written
-        self.acknowledged: Mark | None = acknowledged
-        self.durable: Mark | None = durable
-        self.suspect: Mark | None = suspect
+    written: Mark | None
+    acknowledged: Mark | None
+    durable: Mark | None
+    suspect: Mark | None
 
     @property
     def durable_offset(self) -> int:
         """How far the log is known to be synced, in bytes; 0 if that is not known."""
         return self.durable.offset if self.durable else 0
+
+    @property
+    def acknowledged_offset(self) -> int:
+        """How far the log is known to be acknowledged, in bytes."""
+        return max(self.durable_offset, self.acknowledged.offset if self.acknowledged else 0)
 
 
 def encode_mark(magic: bytes, mark: Mark) -> bytes:
@@ -136,14 +140,3 @@ def once_synced(raw: bytes) -> bytes:
     _, tag, offset = MARK_PLACE.unpack_from(raw)
     at = MARK_AT[DURABLE_MAGIC]
     return raw[:at] + encode_mark(DURABLE_MAGIC, Mark(tag, offset)) + raw[at + MARK_BYTES :]
-
-
-def acknowledged_offset(raw: bytes, tag: int) -> int:
-    """Return how far the segment is known to be acknowledged, in bytes, by the content of `durable`."""
-    offset = 0
-    for magic in (DURABLE_MAGIC, ACKNOWLEDGED_MAGIC):
-        at = MARK_AT[magic]
-        mark = maybe_decode_mark(magic, raw[at : at + MARK_BYTES])
-        if mark is not None and mark.tag == tag:
-            offset = max(offset, mark.offset)
-    return offset

@@ -37,7 +37,6 @@ from evlog.files.format.marks import (
     WRITTEN_MAGIC,
     Mark,
     Marks,
-    acknowledged_offset,
     decode_marks,
     maybe_decode_mark,
 )
@@ -385,7 +384,7 @@ class Log:
 
     def acknowledged_position(self, marks: bytes) -> int:
         """Return the last position that is acknowledged, with all before it, by marks that were read."""
-        return self._position_before(acknowledged_offset(marks, self.active.segment.tag))
+        return self._position_before(decode_marks(marks, self.active.segment.tag).acknowledged_offset)
 
     def durable_position(self) -> int:
         """Return the last position up to which no power loss can take anything back."""

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
+    from evlog.files.disk.files import WriteFile
     from evlog.files.format.marks import Mark
 
 _MAX_BYTES: Final = 1 << 26  # some 300,000 segments
@@ -145,12 +146,17 @@ def replace_manifest(store: str, manifest: Manifest, disk: Disk, *, is_marked: b
 
 
 def leave_mark(store: str, magic: bytes, mark: Mark | None, disk: Disk) -> None:
-    """Write a mark, or remove it, if the store has the file; never synced."""
+    """Do what `write_mark` does, if the store has the file."""
     try:
         file = disk.open(paths.durable_path(store))
     except StoreNotFound:
         return  # nothing was appended yet
     try:
-        disk.write_at(file, NO_MARK if mark is None else encode_mark(magic, mark), MARK_AT[magic])
+        write_mark(file, magic, mark, disk)
     finally:
         disk.close(file)
+
+
+def write_mark(file: WriteFile, magic: bytes, mark: Mark | None, disk: Disk) -> None:
+    """Write a mark into `durable`, or remove it. Never synced: a lost or late mark only understates."""
+    disk.write_at(file, NO_MARK if mark is None else encode_mark(magic, mark), MARK_AT[magic])

@@ -24,14 +24,13 @@ from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, encode_file_header
 from evlog.files.format.marks import (
     DURABLE_MAGIC,
-    MARK_AT,
     MARK_BYTES,
     NO_MARK,
+    SUSPECT_AT,
     SUSPECT_MAGIC,
     Mark,
-    encode_mark,
 )
-from evlog.files.log.manifest_file import replace_manifest
+from evlog.files.log.manifest_file import replace_manifest, write_mark
 from evlog.files.write.roll import check_newest
 
 TYPE_CHECKING = False
@@ -101,15 +100,10 @@ def recover_locked(
     if marks.suspect is not None:
         write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, synced), disk)
     # Also if it is that of an older segment.
-    if read_back(marks_file, MARK_BYTES, MARK_AT[SUSPECT_MAGIC]) != NO_MARK:
+    if read_back(marks_file, MARK_BYTES, SUSPECT_AT) != NO_MARK:
         write_mark(marks_file, SUSPECT_MAGIC, None, disk)
     repair_offsets_locked(log, offsets_file, disk)
     return torn
-
-
-def write_mark(file: WriteFile, magic: bytes, mark: Mark | None, disk: Disk) -> None:
-    """Write a mark into `durable`, or remove it. Never synced: a lost or late mark only understates."""
-    disk.write_at(file, NO_MARK if mark is None else encode_mark(magic, mark), MARK_AT[magic])
 
 
 def repair_offsets_locked(log: Log, offsets_file: WriteFile, disk: Disk) -> None:

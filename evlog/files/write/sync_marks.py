@@ -27,6 +27,7 @@ from evlog.files.format.marks import (
     MARK_PLACE,
     MARKS_BYTES,
     NO_MARK,
+    SUSPECT_AT,
     SUSPECT_MAGIC,
     WRITTEN_MAGIC,
     Mark,
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
 _DURABLE_AT: Final = MARK_AT[DURABLE_MAGIC]
-_SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
 # The lock on `durable` is held for microseconds, unless its holder is suspended.
 _PATIENCE_SECONDS: Final = 0.02
 
@@ -106,7 +106,7 @@ class SyncMarks:
 
     def check_sound(self, marks: bytes, file: WriteFile, tag: int) -> None:
         """Raise StoreIOError, now and at every later append, if another writer's sync has failed."""
-        if marks[_SUSPECT_AT:] != NO_MARK and decode_marks(marks, tag).suspect is not None:
+        if marks[SUSPECT_AT:] != NO_MARK and decode_marks(marks, tag).suspect is not None:
             self.failed = StoreIOError(file.path, "a sync by another writer failed")
             raise self.failed
 
@@ -116,7 +116,7 @@ class SyncMarks:
         mark = encode_mark(SUSPECT_MAGIC, Mark(tag, offset))
         try:
             # With the lock: else a recovery could remove the mark unseen.
-            self.lock.run(lambda file, _is_locked: self._disk.write_at(file, mark, _SUSPECT_AT))
+            self.lock.run(lambda file, _is_locked: self._disk.write_at(file, mark, SUSPECT_AT))
         except EvlogError:
             pass  # the other writers still get the device's error at their own sync
 

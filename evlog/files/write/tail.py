@@ -31,10 +31,9 @@ from evlog.files.format.frames import (
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.marks import (
     ACKNOWLEDGED_MAGIC,
-    MARK_AT,
     MARK_BYTES,
     NO_MARK,
-    SUSPECT_MAGIC,
+    SUSPECT_AT,
     WRITTEN_MAGIC,
     Mark,
     encode_mark,
@@ -64,7 +63,6 @@ _MAX_TIME_US: Final = 253_402_300_799_999_999  # the end of the year 9999, the l
 # The device begins to write such a frame while the entries are written and memory takes them in. From the
 # write of 1,000 events to the end of their sync an idle device takes 0.63 instead of 0.86 ms.
 _LARGE_FRAME_BYTES: Final = 1 << 16
-_SUSPECT_AT: Final = MARK_AT[SUSPECT_MAGIC]
 
 
 class LogTail:
@@ -339,7 +337,7 @@ class LogTail:
         if file is None or active.tag != self._tag or not (self._log.is_current() and file.is_in_place()):
             return False
         marks = self._marks.read()
-        if marks[_SUSPECT_AT:] != NO_MARK:
+        if marks[SUSPECT_AT:] != NO_MARK:
             return False
         written = marks[:MARK_BYTES]
         if written != self._written:
