@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, compress, pairwise, repeat
 from operator import eq, lt, sub
 from typing import Final
@@ -21,9 +21,9 @@ from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import map_file
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY, ENTRY_BYTES
-from evlog.files.format.filter import LookUp, decode_blocks, filter_key, identity_of, single_table
+from evlog.files.format.filter import LookUp, decode_blocks, filter_keys, identity_of, single_table
 from evlog.files.format.hashes import hash_ids
-from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TAGS, KIND_TYPES, FormatFault
+from evlog.files.format.headers import FormatFault
 from evlog.files.format.sorted_index import WITH_TAGS, page_crcs, suffixes_of
 from evlog.model.events import id_text
 from evlog.model.named import NamedTuple
@@ -272,24 +272,21 @@ def check_filter(known: Sequence[Known]) -> list[Finding]:
     return found
 
 
-def _filter_keys(task: SegmentTask) -> Iterator[tuple[int, list[int]]]:
+def _filter_keys(task: SegmentTask) -> Iterator[tuple[int, Sequence[int]]]:
     """Yield what the filter must have of a segment whose sorted indexes are right, by kind."""
-    hashes: dict[int, Iterable[int]] = {}
+    removed_hashes: dict[int, Sequence[int]] = {}
     try:
         if (removed := task.open_removed()) is not None:
-            hashes[KIND_STREAMS] = removed.stream_hashes()
-            hashes[KIND_IDS] = hash_ids(removed.ids())
-            hashes[KIND_TAGS] = [tag[0] for tag in removed.tags()]
+            removed_hashes = removed.hashes()
     except (FileNotFoundError, EvlogError):
         pass  # `removals` finds that
+    indexed = suffixes_of(task.info.tagged_events)
     for kind in WITH_TAGS:
-        indexed = kind in suffixes_of(task.info.tagged_events)
-        keys: list[int] = map_sorted(task, kind)[0].tolist() if indexed else []
-        keys += hashes.get(kind, ())
-        yield kind, keys if kind in (KIND_IDS, KIND_TYPES) else [filter_key(kind, key) for key in keys]
+        hashes: list[int] = map_sorted(task, kind)[0].tolist() if kind in indexed else []
+        yield kind, filter_keys(kind, [*hashes, *removed_hashes.get(kind, ())])
 
 
-def _has_keys(table: bytes, keys: list[int]) -> bool:
+def _has_keys(table: bytes, keys: Sequence[int]) -> bool:
     """Return whether a table of the filter has each of these keys."""
     pieces = (keys[low : low + _KEYS_AT_ONCE] for low in range(0, len(keys), _KEYS_AT_ONCE))
     return all(LookUp(piece).are_all_in(table) for piece in pieces)

@@ -220,7 +220,7 @@ def _maybe_hide_by_hash(
 def _last_entries(part: Part, position: int, entries: Entries, seen: set[int]) -> Iterable[int]:
     """Return the number of the last entry of each stream of a segment that was not seen yet."""
     if part.last_position <= position and isinstance(part, SealedPart):
-        if seen.issuperset(part.index.stream_keys()):
+        if seen.issuperset(part.index.keys(KIND_STREAMS)):
             return ()
         hashes, numbers = part.index.heads()
         return compress(numbers, [stream_hash not in seen for stream_hash in hashes])

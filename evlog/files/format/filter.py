@@ -224,9 +224,11 @@ def decode_blocks(raw: bytes | memoryview, store_id: bytes) -> tuple[list[Block]
     return blocks, ends[-1]
 
 
-def filter_key(kind: int, hash: int) -> int:
-    """Return the key of a stream's, type's, id's or tag's hash."""
-    return hash & 0xFFFFFFFF if kind == KIND_STREAMS else hash >> 32 if kind == KIND_TAGS else hash
+def filter_keys(kind: int, hashes: Sequence[int]) -> Sequence[int]:
+    """Return the keys of streams, types, ids or tags with these hashes."""
+    if kind == KIND_STREAMS:
+        return [hash & 0xFFFFFFFF for hash in hashes]
+    return [hash >> 32 for hash in hashes] if kind == KIND_TAGS else hashes
 
 
 def shift_of(slots: int) -> int:

@@ -18,7 +18,6 @@ from evlog.files.format.headers import (
     KIND_IDS,
     KIND_STREAMS,
     KIND_TAGS,
-    KIND_TYPES,
     FormatFault,
     decode_file_header,
 )
@@ -336,31 +335,14 @@ class SealedIndex:
         postings = index.postings
         return index.keys.tolist(), [postings[end - 1] for end in index.starts[1:].tolist()]
 
-    def stream_keys(self) -> Sequence[int]:
-        """Return every stream hash, once, in any order."""
-        return self._keys(KIND_STREAMS)
-
-    def type_keys(self) -> Sequence[int]:
-        """Return every type hash, once, in any order."""
-        return self._keys(KIND_TYPES)
-
-    def id_keys(self) -> Sequence[int]:
-        """Return every id hash, in any order."""
-        index = self.maybe_sorted(KIND_IDS)
+    def keys(self, kind: int) -> Sequence[int]:
+        """Return every hash of streams, types, ids or tags, in any order; one may be there several times."""
+        if kind not in self._suffixes:
+            return _NONE
+        index = self.maybe_sorted(kind)
         if index is not None:
             return index.keys
-        return self._columns.keys(KIND_IDS)
-
-    def tag_keys(self) -> Sequence[int]:
-        """Return every hash of a tag, in any order."""
-        if KIND_TAGS not in self._suffixes:
-            return _NONE
-        index = self.maybe_sorted(KIND_TAGS)
-        return index.keys if index is not None else [hash for hash, _ in self._tags()]
-
-    def _keys(self, kind: int) -> Sequence[int]:
-        index = self.maybe_sorted(kind)
-        return index.keys if index is not None else self._columns.keys(kind)
+        return [hash for hash, _ in self._tags()] if kind == KIND_TAGS else self._columns.keys(kind)
 
     def take_over(self, columns: ColumnIndex) -> None:
         """Use these columns: the files are being built, and need not be looked for."""

@@ -18,10 +18,10 @@ from bisect import bisect_left
 from evlog.errors import CorruptionError
 from evlog.files.disk.files import MAPS_KEEP_DESCRIPTORS
 from evlog.files.format import paths
-from evlog.files.format.filter import IDENTITY_FIELDS
-from evlog.files.format.hashes import hash_ids
+from evlog.files.format.filter import IDENTITY_FIELDS, filter_keys
 from evlog.files.format.headers import KIND_LOG, KIND_REMOVED, KIND_STREAMS
 from evlog.files.format.manifest import SegmentRows
+from evlog.files.format.sorted_index import WITH_TAGS
 from evlog.files.log.column_index import ColumnIndex
 from evlog.files.log.index import SealedIndex
 from evlog.files.log.manifest_file import read_manifest
@@ -229,17 +229,11 @@ class SealedPart:
         """Answer look-ups from the columns of the segment, as it was when it was active, until `close`."""
         self._open().take_over(columns)
 
-    def filter_keys(self) -> tuple[Sequence[int], ...]:
-        """Return what the filter keeps of the segment: 32 bits for each stream, type, id and tag."""
+    def filter_keys(self) -> list[Sequence[int]]:
+        """Return the filter's keys of the segment: of its streams, types, ids and tags, also removed ones."""
         index, removed = self.index, self.removed
-        streams = [key & 0xFFFFFFFF for key in index.stream_keys()]
-        tags = [key >> 32 for key in index.tag_keys()]
-        ids = index.id_keys()
-        if removed is not None:
-            streams += [key & 0xFFFFFFFF for key in removed.stream_hashes()]
-            ids = [*ids, *hash_ids(removed.ids())]
-            tags += [row[0] >> 32 for row in removed.tags()]
-        return streams, index.type_keys(), ids, tags
+        more = {} if removed is None else removed.hashes()
+        return [filter_keys(kind, [*index.keys(kind), *more.get(kind, ())]) for kind in WITH_TAGS]
 
     def _open(self) -> SealedIndex:
         info = self.info

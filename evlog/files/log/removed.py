@@ -16,7 +16,14 @@ from zlib import crc32
 from evlog.errors import CorruptionError
 from evlog.files.disk.files import map_file
 from evlog.files.format.hashes import hash_again, hash_ids, hash_stream, hash_tag, hash_type
-from evlog.files.format.headers import FILE_HEADER_BYTES, FileHeader, FormatFault
+from evlog.files.format.headers import (
+    FILE_HEADER_BYTES,
+    KIND_IDS,
+    KIND_STREAMS,
+    KIND_TAGS,
+    FileHeader,
+    FormatFault,
+)
 from evlog.files.format.removed_events import (
     EVENT,
     EVENT_BYTES,
@@ -163,6 +170,11 @@ class RemovedEvents:
     def streams(self) -> list[EmptyStream]:
         """Return the streams that lost their last event here: name, last version and its time."""
         return list(map(self._stream, range(self._streams)))
+
+    def hashes(self) -> dict[int, Sequence[int]]:
+        """Return the hashes of these streams, and of the ids and tags of all events, by kind of index."""
+        tags = [tag for tag, _, _, _ in self.tags()]
+        return {KIND_STREAMS: self.stream_hashes(), KIND_IDS: hash_ids(self.ids()), KIND_TAGS: tags}
 
     def tags(self) -> list[RemovedTag]:
         """Return the tags of all events, sorted."""

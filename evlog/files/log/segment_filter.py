@@ -19,7 +19,7 @@ from evlog.files.format.filter import (
     CELL_BYTES,
     LookUp,
     check_filter_header,
-    filter_key,
+    filter_keys,
     find_blocks,
     find_key,
     lowest_bits,
@@ -27,7 +27,7 @@ from evlog.files.format.filter import (
     members_at,
     shift_of,
 )
-from evlog.files.format.headers import KIND_IDS, FormatFault
+from evlog.files.format.headers import FormatFault
 from evlog.files.format.sorted_index import PAGE_BYTES
 
 TYPE_CHECKING = False
@@ -206,7 +206,7 @@ class SegmentFilter:
         known = view.found.get((kind, hashes)) if view is not None and view.sealed is sealed else None
         if known is not None:
             return known
-        keys = [filter_key(kind, hash) for hash in hashes]
+        keys = filter_keys(kind, hashes)
         view = self._checked_view(sealed, kind, keys)
         found = set(view.uncovered)
         for key in keys:
@@ -237,7 +237,7 @@ class SegmentFilter:
             for place in self.places(sealed, kind, hashes[0]):
                 yield place, [0]
             return
-        keys = hashes if kind == KIND_IDS else [filter_key(kind, hash) for hash in hashes]
+        keys = filter_keys(kind, hashes)
         look_up = LookUp([keys[at] for at in asked] if known else keys)
         view = self._checked_view(sealed, kind, look_up.keys)
         found: dict[int, Sequence[int]] = dict.fromkeys(view.uncovered, asked)

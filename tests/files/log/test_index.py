@@ -363,7 +363,7 @@ def check(index: SealedIndex, rows: list[Row]) -> None:
             assert list(index.find_newest_first(kind, key)) == list(index.find(kind, key))[::-1]
     hashes, last = index.heads()
     assert dict(zip(hashes, last, strict=True)) == {row[0]: number for number, row in enumerate(rows)}
-    assert sorted(index.id_keys()) == sorted(row[1] for row in rows)
+    assert sorted(index.keys(KIND_IDS)) == sorted(row[1] for row in rows)
 
 
 def test_sealed_index_answers_from_its_files(sealed: tuple[SealedIndex, list[Row], Path]) -> None:
