@@ -59,7 +59,7 @@ from evlog.model.retention import REDACTIONS_STREAM
 _ATTEMPTS: Final = 20
 _PATIENCE_SECONDS: Final = 5.0  # with a writer of the copy
 _END_BYTES: Final = 4096  # at each end of a sealed file: files with these ends and this length are the same
-_NEEDED: Final = (paths.LOG, paths.COMPRESSED_LOG, "removed")
+_NEEDED: Final = (paths.LOG, paths.COMPRESSED_LOG, paths.REMOVED)
 _SUBSCRIPTION_FILES: Final = ("json", "parked")  # in this order, so that no parked event is missed
 _STAGED: Final = ".backup" + paths.TEMPORARY  # not the temporary name that a run of the subscription uses
 
@@ -166,7 +166,7 @@ class _Run:
     def _copy_sealed(self, info: SegmentInfo) -> None:
         for suffix in paths.SUFFIXES:
             if suffix in _NEEDED:
-                is_there = suffix == info.log_suffix or (suffix == "removed" and info.removed_bytes)
+                is_there = suffix == info.log_suffix or (suffix == paths.REMOVED and info.removed_bytes)
                 if not is_there:
                     continue
                 if self._copy(info.path(self._log.store, suffix), info.path(self._out, suffix)):
@@ -183,7 +183,7 @@ class _Run:
         path = info.path(self._out, paths.LOG)
         disk.copy_file(ReadFile(active.log_path), path + paths.TEMPORARY, end)
         disk.replace(path + paths.TEMPORARY, path)
-        self._replace(info.path(self._out, "offsets"), entries)
+        self._replace(info.path(self._out, paths.OFFSETS), entries)
         time_us = active.record(count - 1)[5] if count else 0
         self._copied += end + len(entries)
         self._fresh.add(info.tag)

@@ -15,10 +15,17 @@ from zlib import crc32
 from evlog.files.check import findings as kinds
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.zstd import BlockFault, content_size, require_zstandard, unpack
-from evlog.files.format.headers import FILE_HEADER_BYTES, FileHeader, FormatFault, decode_file_header
+from evlog.files.format.headers import (
+    FILE_HEADER_BYTES,
+    KIND_LOG,
+    FileHeader,
+    FormatFault,
+    decode_file_header,
+)
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.seek_table import (
     BLOCK_BYTES,
+    FOOTER_BYTES,
     HEAD_BYTES,
     MAX_BLOCK_BYTES,
     BlockTable,
@@ -33,10 +40,8 @@ from evlog.files.format.seek_table import (
     tail_bytes,
 )
 from evlog.files.log.compressed import BlockLog
-from evlog.files.log.segment import Segment
 from evlog.model.reports import Finding
 
-_FOOTER_BYTES: Final = 9
 _NO_CRC: Final = 1  # of a block that is not there: an empty one has the CRC 0
 
 
@@ -116,7 +121,7 @@ class Container:
     def _table_by_itself(self) -> BlockTable | None:
         """Return the table by the end of the file alone; None if that is damaged, too."""
         try:
-            count = count_blocks(self[max(0, self._size - _FOOTER_BYTES) : self._size])
+            count = count_blocks(self[max(0, self._size - FOOTER_BYTES) : self._size])
             tail_at = self._size - tail_bytes(count)
             table = decode_tail(self[tail_at : self._size], self._size) if tail_at > HEAD_BYTES else None
         except FormatFault:
@@ -198,10 +203,9 @@ class CheckedLog(BlockLog):
 
 def open_container(store: str, store_id: bytes, info: SegmentInfo) -> Container:
     """Open the container of a segment's compressed log. Raises as `Container` does."""
-    segment = Segment(store, store_id, info)
     log_bytes = info.log_bytes if info.sealed else None
-    name = segment.log_path[len(store) + 1 :]
-    return Container(segment.log_path, name, segment.header, log_bytes, info.compressed_bytes)
+    path, name = info.path(store, info.log_suffix), f"{info.name}.{info.log_suffix}"
+    return Container(path, name, info.header(KIND_LOG, store_id), log_bytes, info.compressed_bytes)
 
 
 def open_log(store: str, store_id: bytes, info: SegmentInfo) -> ReadFile | CheckedLog:
@@ -211,10 +215,11 @@ def open_log(store: str, store_id: bytes, info: SegmentInfo) -> ReadFile | Check
         FileNotFoundError: it is missing.
         ExtraNotInstalled: it is compressed, and zstandard is not installed.
     """
+    path = info.path(store, info.log_suffix)
     if info.compressed_bytes:
-        require_zstandard(Segment(store, store_id, info).log_path)
+        require_zstandard(path)
         return CheckedLog(open_container(store, store_id, info))
-    return ReadFile(Segment(store, store_id, info).log_path)
+    return ReadFile(path)
 
 
 def written_header(container: Container) -> FileHeader | None:

@@ -102,8 +102,8 @@ def take_snapshot(store: str) -> StoreSnapshot:
         # Below 0 where the clock was set back, or another machine's was ahead.
         age_seconds = now_ns() / 1e9 - os.stat(paths.manifest_path(store)).st_mtime
         active = manifest.segments[-1]
-        active_bytes = _written_size(active.path(store, "log"))
-        offsets_bytes = _size(active.path(store, "offsets"))
+        active_bytes = _written_size(active.path(store, paths.LOG))
+        offsets_bytes = _size(active.path(store, paths.OFFSETS))
         findings = _check_filter(store, manifest) if idle else []
         marks = _check_marks(store, manifest, active_bytes, findings)
     indexed_by = time.monotonic() + _INDEXING_SECONDS - max(0.0, age_seconds)

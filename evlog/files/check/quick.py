@@ -51,7 +51,7 @@ def _check_end(snapshot: StoreSnapshot, log: Log) -> list[Finding]:
     if not snapshot.idle or active.info != snapshot.manifest.segments[-1]:
         return []
     findings = []
-    name = paths.segment_name(active.info.first_position, active.info.generation)
+    name = active.info.name
     if active.torn_bytes and active.end < snapshot.active_bytes:
         detail = kinds.torn_tail(active.torn_bytes)
         findings.append(kinds.note(kinds.TAIL, f"{name}.log", active.end, log.head + 1, detail))

@@ -26,7 +26,7 @@ from evlog.files.disk.file_lock import FileLock, SharedLock
 from evlog.files.disk.files import DISK, Disk, ReadFile
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
-from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, encode_file_header
+from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_LOG, KIND_OFFSETS, encode_file_header
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import (
     ACKNOWLEDGED_MAGIC,
@@ -40,7 +40,6 @@ from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import read_manifest, write_mark
 from evlog.files.log.parts import OpenParts, SealedPart, SegmentMoved
-from evlog.files.log.segment import Segment
 from evlog.files.write.derived import remove_leftover, replace_derived, temporary_of
 from evlog.files.write.recovery import recover_locked
 from evlog.files.write.roll import sync_names
@@ -101,7 +100,7 @@ def _repair(store: str, found: Sequence[Finding], lock_timeout_seconds: float | 
     try:
         with lock:
             manifest = read_manifest(store)
-            active_name = _name(manifest.segments[-1])
+            active_name = manifest.segments[-1].name
             # Before the first removal: a power loss must not bring back a manifest that names those files.
             sync_names(store, disk)
             if any(finding.kind == kinds.EXTRA for finding in found):
@@ -112,18 +111,14 @@ def _repair(store: str, found: Sequence[Finding], lock_timeout_seconds: float | 
             if files & {f"{active_name}.log", f"{active_name}.offsets", paths.DURABLE}:
                 _repair_end_locked(store, lock_timeout_seconds, disk)
             for info in manifest.segments:
-                if info.compressed_bytes and f"{_name(info)}.{info.log_suffix}" in files:
+                if info.compressed_bytes and f"{info.name}.{info.log_suffix}" in files:
                     _repair_compressed_locked(store, manifest, info, disk)
         broken = {finding.file.rsplit(".", 1)[0] for finding in found if finding.file.endswith(_DERIVED)}
         for info in manifest.segments[:-1]:
-            if _name(info) in broken:
+            if info.name in broken:
                 _rebuild_derived(store, manifest, info, lock, disk)
     finally:
         lock.close()
-
-
-def _name(info: SegmentInfo) -> str:
-    return paths.segment_name(info.first_position, info.generation)
 
 
 def _repair_end_locked(store: str, lock_timeout_seconds: float | None, disk: Disk) -> None:
@@ -159,7 +154,7 @@ def _repair_compressed_locked(store: str, manifest: Manifest, info: SegmentInfo,
         container = open_container(store, manifest.store_id_bytes, info)
     except FileNotFoundError:
         return
-    content = container.maybe_repaired(Segment(store, manifest.store_id_bytes, info).header)
+    content = container.maybe_repaired(info.header(KIND_LOG, manifest.store_id_bytes))
     if content is None or len(content) != info.compressed_bytes:
         return
     temporary = temporary_of(container.path)

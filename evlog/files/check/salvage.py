@@ -267,7 +267,7 @@ def _copy_segment(
         last_time_us=info.last_time_us or check.last_time_us,
         tagged_events=count_tagged(check.entries),
     )
-    path = sealed.path(out, "log")
+    path = sealed.path(out, paths.LOG)
     source = task.open_log()
     file = disk.open(path, create=True, truncate=True)
     header = check.header._replace(generation=sealed.generation)
@@ -284,7 +284,7 @@ def _rewrite_segment(segment: SegmentRecords, out: str, disk: Disk) -> SegmentIn
     old, check = segment.task.info, segment.check
     info = old._replace(generation=old.generation + 1, tag=new_tag(), compressed_bytes=0)
     header = check.header._replace(generation=info.generation, tag=info.tag)
-    file = disk.open(info.path(out, "log"), create=True, truncate=True)
+    file = disk.open(info.path(out, paths.LOG), create=True, truncate=True)
     disk.write_at(file, encode_file_header(header), 0)
     end = FILE_HEADER_BYTES
     entries = bytearray()
@@ -301,7 +301,7 @@ def _rewrite_segment(segment: SegmentRecords, out: str, disk: Disk) -> SegmentIn
         end += FRAME_HEADER_BYTES + len(body)
     if not entries and not old.removed_bytes:
         disk.close(file)
-        disk.remove(info.path(out, "log"))
+        disk.remove(info.path(out, paths.LOG))
         return None
     sealed = info._replace(
         last_position=max(old.last_position, check.last_position),
@@ -327,7 +327,7 @@ def _copy_removed(
     raw = ReadFile(f"{task.path}.removed").read(info.removed_bytes, 0)
     own = decode_file_header(raw[:FILE_HEADER_BYTES])._replace(generation=header.generation, tag=header.tag)
     content = encode_file_header(own) + raw[FILE_HEADER_BYTES:]
-    disk.create_file(info.path(out, "removed"), content)
+    disk.create_file(info.path(out, paths.REMOVED), content)
     return info._replace(removed_crc=crc32(content))
 
 
@@ -352,7 +352,7 @@ def _finish(
     disk.sync(file)
     disk.close(file)
     offsets = encode_file_header(header._replace(kind=KIND_OFFSETS)) + entries
-    disk.create_file(info.path(out, "offsets"), offsets)
+    disk.create_file(info.path(out, paths.OFFSETS), offsets)
     part = SealedPart(out, header.store_id, info, OpenParts())
     for path, content in part.index.files(entries).items():
         disk.create_file(path, content)

@@ -8,9 +8,9 @@ from evlog.errors import EvlogError
 from evlog.files.check.containers import CheckedLog, open_log
 from evlog.files.check.digest import LogDigest
 from evlog.files.disk.files import ReadFile
-from evlog.files.format import paths
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
+    KIND_LOG,
     KIND_REMOVED,
     FileHeader,
     FormatFault,
@@ -18,7 +18,6 @@ from evlog.files.format.headers import (
 )
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.log.removed import RemovedEvents
-from evlog.files.log.segment import Segment
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Finding
 
@@ -46,7 +45,7 @@ class SegmentTask(NamedTuple):
     @property
     def name(self) -> str:
         """The same, relative to the store."""
-        return paths.segment_name(self.info.first_position, self.info.generation)
+        return self.info.name
 
     @property
     def log_name(self) -> str:
@@ -56,7 +55,7 @@ class SegmentTask(NamedTuple):
     @property
     def header(self) -> FileHeader:
         """The header that its log must have."""
-        return Segment(self.store, self.store_id, self.info).header
+        return self.info.header(KIND_LOG, self.store_id)
 
     def open_log(self) -> ReadFile | CheckedLog:
         """Open the log, to be read past all damage. Raises as `open_log` does."""
@@ -71,7 +70,7 @@ class SegmentTask(NamedTuple):
         if not self.info.removed_bytes:
             return None
         return RemovedEvents(
-            f"{self.path}.removed", self.header._replace(kind=KIND_REMOVED), self.info.removed_bytes
+            f"{self.path}.removed", self.info.header(KIND_REMOVED, self.store_id), self.info.removed_bytes
         )
 
 

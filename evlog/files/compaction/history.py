@@ -241,7 +241,7 @@ def _write_events(output: OutputSegment, piece: HistoryPiece, disk: Disk) -> Seg
     entries = file.finish()
     disk.sync(file.file)
     disk.close(file.file)
-    disk.create_file(output.path("offsets"), encode_file_header(output.header(KIND_OFFSETS)) + entries)
+    disk.create_file(output.path(paths.OFFSETS), encode_file_header(output.header(KIND_OFFSETS)) + entries)
     return output.info._replace(
         events=file.events,
         log_bytes=file.end,
@@ -266,7 +266,7 @@ def _write_removed(output: OutputSegment, piece: HistoryPiece, last_time_us: int
         for tag, again, type in decode_tags(event.tags)
     ]
     raw = encode_removed(output.header(KIND_REMOVED), rows, _emptied(piece, last_time_us), tags)
-    disk.create_file(output.path("removed"), raw)
+    disk.create_file(output.path(paths.REMOVED), raw)
     return output.info._replace(removed_events=len(removed), removed_bytes=len(raw), removed_crc=crc32(raw))
 
 

@@ -159,11 +159,11 @@ def rewrite(
     def write_others() -> None:
         nonlocal info
         offsets = encode_file_header(output.header(KIND_OFFSETS)) + entries
-        syncs.call(_sync, _write(output.path("offsets"), offsets, disk), disk)
+        syncs.call(_sync, _write(output.path(paths.OFFSETS), offsets, disk), disk)
         events = join_groups(removed) if removed else group_events(b"", (), 0)
         if events.rows or emptied:
             raw = encode_grouped(output.header(KIND_REMOVED), events, emptied.values(), tags)
-            syncs.call(_sync, _write(output.path("removed"), raw, disk), disk)
+            syncs.call(_sync, _write(output.path(paths.REMOVED), raw, disk), disk)
             count = len(events.rows) // EVENT_BYTES
             info = info._replace(removed_events=count, removed_bytes=len(raw), removed_crc=crc32(raw))
 
@@ -401,7 +401,7 @@ class LogFile:
     def __init__(self, output: OutputSegment, disk: Disk) -> None:
         self._disk = disk
         self._tag = output.info.tag
-        self.file: WriteFile = disk.open(output.path("log"), create=True, truncate=True)
+        self.file: WriteFile = disk.open(output.path(paths.LOG), create=True, truncate=True)
         self._write_back = WriteBack(self.file.fd)
         self._unwritten = [encode_file_header(output.header(KIND_LOG))]
         self._written = 0

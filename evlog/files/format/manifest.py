@@ -82,6 +82,11 @@ class SegmentInfo(NamedTuple):
         """The meaning of the log's file name. Two logs with one name hold the same bytes."""
         return SegmentFile(self.first_position, self.generation, self.log_suffix)
 
+    @property
+    def name(self) -> str:
+        """The path of its files below the store, without their suffix."""
+        return paths.segment_name(self.first_position, self.generation)
+
     def path(self, store: str, suffix: str) -> str:
         """Return the path of one of its files."""
         return paths.segment_path(store, self.first_position, self.generation, suffix)

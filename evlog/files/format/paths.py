@@ -33,7 +33,9 @@ SNAPSHOTS: Final = "snapshots"
 TEMPORARY: Final = ".tmp"  # appended to a file's name while it is being written
 LOG: Final = "log"
 COMPRESSED_LOG: Final = "log.zst"  # by its name `zstd -d` makes the .log of it
-SUFFIXES: Final = (LOG, COMPRESSED_LOG, "offsets", "streams", "types", "ids", "tags", "removed")
+OFFSETS: Final = "offsets"
+REMOVED: Final = "removed"
+SUFFIXES: Final = (LOG, COMPRESSED_LOG, OFFSETS, "streams", "types", "ids", "tags", REMOVED)
 
 # What may lie in a directory that is about to become a store: the leftovers of an interrupted `init`.
 INIT_LEFTOVERS: Final = frozenset({LOCK, DURABLE, SEGMENTS, MANIFEST + TEMPORARY})

@@ -45,6 +45,7 @@ _HEADER_MAGIC: Final = 0x184D2A50
 _CRCS_MAGIC: Final = 0x184D2A51
 _TABLE_MAGIC: Final = 0x184D2A5E
 _FOOTER: Final = Struct("<IBI")  # frames, flags, magic
+FOOTER_BYTES: Final = _FOOTER.size
 _FOOTER_MAGIC: Final = 0x8F92EAB1
 _NO_CHECKSUMS: Final = 0
 _FRAME_MAGIC: Final = b"\x28\xb5\x2f\xfd"
@@ -99,7 +100,7 @@ def decode_head(raw: bytes) -> FileHeader:
 
 def tail_bytes(blocks: int) -> int:
     """Return the length of what comes after this number of blocks."""
-    return _SKIPPABLE.size + 4 * blocks + _SKIPPABLE.size + 8 * (blocks + 2) + _FOOTER.size
+    return _SKIPPABLE.size + 4 * blocks + _SKIPPABLE.size + 8 * (blocks + 2) + FOOTER_BYTES
 
 
 def encode_tail(table: BlockTable) -> bytes:
@@ -127,7 +128,7 @@ def decode_tail(raw: bytes, file_bytes: int) -> BlockTable:
     with memoryview(raw) as view:
         crcs_end = _SKIPPABLE.size + 4 * count
         crcs = array("I", view[_SKIPPABLE.size : crcs_end].tobytes())
-        rows = array("I", view[crcs_end + _SKIPPABLE.size : -_FOOTER.size].tobytes())
+        rows = array("I", view[crcs_end + _SKIPPABLE.size : -FOOTER_BYTES].tobytes())
     offsets = list(accumulate(rows[2:-2:2], initial=HEAD_BYTES))
     contents = rows[3:-2:2]
     block_bytes = contents[0]
@@ -146,8 +147,8 @@ def count_blocks(raw: bytes) -> int:
     Raises:
         FormatFault: it does not end as a seek table does.
     """
-    if len(raw) >= _FOOTER.size:
-        frames, flags, magic = _FOOTER.unpack(raw[-_FOOTER.size :])
+    if len(raw) >= FOOTER_BYTES:
+        frames, flags, magic = _FOOTER.unpack(raw[-FOOTER_BYTES:])
         if magic == _FOOTER_MAGIC and flags == _NO_CHECKSUMS and frames > 2:
             return int(frames) - 2
     raise FormatFault("its table of blocks is cut off or damaged")

@@ -188,7 +188,7 @@ class SealedPart:
 
             if self._index is None:
                 self._open()
-            path = info.path(self._store, "removed")
+            path = info.path(self._store, paths.REMOVED)
             header = info.header(KIND_REMOVED, self._store_id)
             try:
                 removed = self._removed = RemovedEvents(path, header, info.removed_bytes)
@@ -238,7 +238,7 @@ class SealedPart:
     def _open(self) -> SealedIndex:
         info = self.info
         header = info.header(KIND_LOG, self._store_id)._replace(source_crc=info.offsets_crc)
-        prefix = f"{self._store}/{paths.segment_name(info.first_position, info.generation)}"
+        prefix = f"{self._store}/{info.name}"
         index = SealedIndex(
             prefix, header, info.events, self.entries, self._report_fault, info.tagged_events, self._tags
         )

@@ -124,9 +124,8 @@ class Segment:
         self.info = info
         self.first_position = info.first_position
         self.tag = info.tag
-        self.prefix = f"{store}/{paths.segment_name(info.first_position, info.generation)}"
-        self.log_path = f"{self.prefix}.{info.log_suffix}"
-        self.offsets_path = self.prefix + ".offsets"
+        self.log_path = info.path(store, info.log_suffix)
+        self.offsets_path = info.path(store, paths.OFFSETS)
         self.header = info.header(KIND_LOG, store_id)
         self.entries: bytes | bytearray | memoryview = b""
         self.count = 0

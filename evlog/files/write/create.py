@@ -16,6 +16,7 @@ from evlog.files.format import paths
 from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_BODY_BYTES, MAX_LOG_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.manifest import Manifest, SegmentInfo
+from evlog.files.format.paths import SegmentFile
 from evlog.files.log.manifest_file import replace_manifest
 from evlog.files.write.roll import create_segment, new_tag, sync_names
 from evlog.model.events import id_text, make_ids
@@ -25,6 +26,7 @@ DEFAULT_SEGMENT_EVENTS = 262_144
 # A log ends below 4 GiB even if the largest frame begins just below this.
 MAX_SEGMENT_BYTES = MAX_LOG_BYTES - MAX_BODY_BYTES - FILE_HEADER_BYTES - FRAME_HEADER_BYTES
 MAX_SEGMENT_EVENTS = 1 << 26
+_FIRST_FILES = (SegmentFile(1, 0, paths.LOG), SegmentFile(1, 0, paths.OFFSETS))
 
 
 def create_store(
@@ -116,9 +118,8 @@ def _check_leftovers(path: str) -> None:
         return
     with entries:
         for entry in entries:
-            meaning = paths.maybe_parse_segment_name(entry.name)
-            first = meaning is not None and meaning[:2] == (1, 0) and meaning.suffix in ("log", "offsets")
-            if not first or entry.stat().st_size > FILE_HEADER_BYTES:
+            is_first = paths.maybe_parse_segment_name(entry.name) in _FIRST_FILES
+            if not is_first or entry.stat().st_size > FILE_HEADER_BYTES:
                 raise CorruptionError(
                     paths.manifest_path(path),
                     None,

@@ -36,8 +36,8 @@ def create_segment(store: str, store_id: bytes, info: SegmentInfo, disk: Disk) -
         CorruptionError: the segment has events already.
     """
     check_newest(store, info.path(store, paths.LOG))
-    disk.create_file(info.path(store, "log"), encode_file_header(info.header(KIND_LOG, store_id)))
-    offsets = disk.open(info.path(store, "offsets"), create=True, truncate=True)
+    disk.create_file(info.path(store, paths.LOG), encode_file_header(info.header(KIND_LOG, store_id)))
+    offsets = disk.open(info.path(store, paths.OFFSETS), create=True, truncate=True)
     try:  # not synced: its entries will not be either, until it is sealed, and it can be derived from the log
         disk.write_at(offsets, encode_file_header(info.header(KIND_OFFSETS, store_id)), 0)
     finally:
