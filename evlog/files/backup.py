@@ -36,8 +36,7 @@ from evlog.files.check.segments import maybe_check_segment, missing_segment
 from evlog.files.check.task import SegmentTask
 from evlog.files.check.verify import verify_store
 from evlog.files.disk.file_lock import FileLock
-from evlog.files.disk.files import DISK, Disk, ReadFile
-from evlog.files.disk.opening import check_directory
+from evlog.files.disk.files import DISK, Disk, ReadFile, list_directory
 from evlog.files.follow.checkpoint_file import SubscriptionFiles
 from evlog.files.follow.snapshot_file import SnapshotFile, list_snapshots, remove_leftovers
 from evlog.files.format import paths
@@ -223,15 +222,13 @@ class _Run:
     def _stage_subscriptions(self) -> list[str]:
         """Copy checkpoints and parked events under temporary names; return the names that they will have."""
         source, target = paths.subscriptions_path(self._log.store), paths.subscriptions_path(self._out)
-        try:
-            check_directory(f"{source}/")
-            names = os.listdir(source)
-        except FileNotFoundError:
+        names = list_directory(source, may_be_missing=True)
+        if not names:
             return []
         self._disk.make_dir(target)
         staged = []
         for suffix in _SUBSCRIPTION_FILES:
-            for name in sorted(names):
+            for name in names:
                 if name.endswith(f".{suffix}") and paths.maybe_parse_subscription_name(name):
                     try:
                         file = ReadFile(f"{source}/{name}")
@@ -277,17 +274,10 @@ class _Run:
 
     def _remove_others(self, manifest: Manifest) -> None:
         """Remove what a compaction of the source has replaced, and what a killed run left."""
-        named = {(info.first_position, info.generation): info for info in manifest.segments}
         directory = paths.segments_path(self._out)
-        for name in os.listdir(directory):
+        for name in list_directory(directory):
             meaning = paths.maybe_parse_segment_name(name)
-            if meaning is None:
-                is_left = name.endswith(paths.TEMPORARY)
-            else:
-                info = named.get(meaning[:2])
-                logs = (paths.LOG, paths.COMPRESSED_LOG)
-                is_left = info is None or (meaning.suffix in logs and meaning.suffix != info.log_suffix)
-            if is_left:
+            if name.endswith(paths.TEMPORARY) if meaning is None else not manifest.names(meaning):
                 self._disk.remove(f"{directory}/{name}")
 
     def _delete_snapshots(self) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreNotFound, UnsafeFile, UnsupportedFormat
 from evlog.files.check import findings as kinds
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.file_lock import SharedLock
-from evlog.files.disk.files import DISK, ReadFile, map_file
+from evlog.files.disk.files import DISK, ReadFile, list_directory, map_file
 from evlog.files.disk.opening import error_for
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.follow.snapshot_file import SnapshotFile, scan_names
@@ -130,26 +130,21 @@ def _size(path: str) -> int:
 def _read_manifest(store: str) -> Manifest:
     try:
         return read_manifest(store)
-    except StoreNotFound:
-        if any(True for _ in _segment_files(store)):
-            path = paths.manifest_path(store)
-            raise CorruptionError(path, None, "it is missing, though there are segments") from None
-        raise
-    except NotAStore:
-        if any(True for _ in _segment_files(store)):
-            path = paths.manifest_path(store)
-            raise CorruptionError(path, None, "it is not a manifest, though there are segments") from None
-        raise
+    except (StoreNotFound, NotAStore) as error:
+        if not _segment_files(store):
+            raise
+        fault = "missing" if isinstance(error, StoreNotFound) else "not a manifest"
+        path = paths.manifest_path(store)
+        raise CorruptionError(path, None, f"it is {fault}, though there are segments") from None
 
 
-def _segment_files(store: str) -> Iterator[str]:
+def _segment_files(store: str) -> list[str]:
     try:
-        names = os.listdir(paths.segments_path(store))
+        return sorted(os.listdir(paths.segments_path(store)))
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return []
     except OSError as error:
         raise error_for(error, paths.segments_path(store)) from error
-    yield from names
 
 
 def _check_filter(store: str, manifest: Manifest) -> list[Finding]:
@@ -236,8 +231,8 @@ def check_names(snapshot: StoreSnapshot) -> list[Finding]:
     store = snapshot.store
     # A writer that held the lock through the whole first wait may be suspended: one wait is enough.
     with SharedLock(paths.lock_path(store), _LOCK_SECONDS if snapshot.idle else 0.0) as idle:
-        names = sorted(_segment_files(store))
-        root = sorted(_names_in(store))
+        names = _segment_files(store)
+        root = list_directory(store)
         manifest = _read_manifest(store)
     findings = []
     for name in names:
@@ -265,13 +260,6 @@ def check_names(snapshot: StoreSnapshot) -> list[Finding]:
         detail = "a crash left it half written"
         findings.append(kinds.note(kinds.EXTRA, paths.MANIFEST + paths.TEMPORARY, None, None, detail))
     return findings
-
-
-def _names_in(store: str) -> list[str]:
-    try:
-        return os.listdir(store)
-    except OSError as error:
-        raise error_for(error, store) from error
 
 
 def is_compacting(store: str) -> bool:

@@ -23,7 +23,7 @@ from evlog.files.check.losses import lost_in_segment
 from evlog.files.check.task import SegmentTask
 from evlog.files.check.verify import verify_store
 from evlog.files.disk.file_lock import FileLock, SharedLock
-from evlog.files.disk.files import DISK, Disk, ReadFile
+from evlog.files.disk.files import DISK, Disk, ReadFile, list_directory
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_LOG, KIND_OFFSETS, encode_file_header
@@ -172,7 +172,7 @@ def _remove_leftovers_locked(store: str, manifest: Manifest, disk: Disk) -> None
     directory = paths.segments_path(store)
     active = manifest.segments[-1]
     with SharedLock(paths.compaction_path(store), 0.0) as idle:
-        for name in sorted(os.listdir(directory)):
+        for name in list_directory(directory):
             meaning = paths.maybe_parse_segment_name(name)
             if meaning is None:
                 if name.endswith(paths.TEMPORARY):

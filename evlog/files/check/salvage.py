@@ -25,8 +25,7 @@ from evlog.files.check.logs import LogCheck
 from evlog.files.check.losses import SegmentRecords, lost_in_segment
 from evlog.files.check.removals import check_removed
 from evlog.files.check.task import SegmentTask
-from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile
-from evlog.files.disk.opening import check_directory
+from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile, list_directory
 from evlog.files.format import paths
 from evlog.files.format.checkpoints import MAX_PARKED_BYTES
 from evlog.files.format.entries import ENTRY_BYTES, count_tagged, derive_entries
@@ -211,7 +210,7 @@ def _without_manifest(store: str) -> tuple[Manifest, list[SegmentTask]]:
 def _log_headers(store: str) -> Iterator[tuple[FileHeader, int]]:
     """Yield the header of each log, with the length of a compressed file, else 0; plain ones first."""
     for suffix in (paths.LOG, paths.COMPRESSED_LOG):
-        for name in os.listdir(paths.segments_path(store)):
+        for name in list_directory(paths.segments_path(store)):
             meaning = paths.maybe_parse_segment_name(name)
             if meaning is None or meaning.suffix != suffix:
                 continue
@@ -363,9 +362,8 @@ def _copy_subscriptions(store: str, out: str, disk: Disk) -> None:
     """Copy checkpoints and parked events as they are: all positions stay the same."""
     source = paths.subscriptions_path(store)
     try:
-        check_directory(f"{source}/")
-        names = sorted(os.listdir(source))
-    except (FileNotFoundError, EvlogError):
+        names = list_directory(source)
+    except EvlogError:
         return  # there is none, or a link to a directory outside
     disk.make_dir(paths.subscriptions_path(out))
     for name in names:

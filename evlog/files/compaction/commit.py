@@ -15,7 +15,7 @@ from itertools import chain
 from evlog.decisions.unread import check_subscriptions as decide
 from evlog.errors import CorruptionError, EvlogError, StoreFull
 from evlog.files.compaction.hidden import CutOff
-from evlog.files.disk.files import ReadFile
+from evlog.files.disk.files import ReadFile, bytes_in, list_directory
 from evlog.files.follow.checkpoint_file import SubscriptionFiles, list_names
 from evlog.files.follow.snapshot_file import remove_leftovers
 from evlog.files.format import paths
@@ -69,7 +69,7 @@ def clear_leftovers(log: Log, lock: FileLock, disk: Disk) -> None:
         if later is not None:
             raise outdated(log.store, later)
         directory = paths.segments_path(log.store)
-        for name in sorted(os.listdir(directory)):
+        for name in list_directory(directory):
             meaning = paths.maybe_parse_segment_name(name)
             if meaning is not None and not log.manifest.names(meaning):
                 disk.remove(f"{directory}/{name}")
@@ -157,14 +157,7 @@ def _replaced(
 
 def segment_bytes(store: str) -> int:
     """Return the bytes of all files of segments."""
-    total = 0
-    with os.scandir(paths.segments_path(store)) as entries:
-        for entry in entries:
-            try:
-                total += entry.stat().st_size
-            except FileNotFoundError:
-                pass  # a temporary file of an index, renamed meanwhile
-    return total
+    return bytes_in(paths.segments_path(store))
 
 
 def entries_crc(log: Log, position: int) -> int:

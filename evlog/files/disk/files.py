@@ -536,3 +536,34 @@ def map_file(path: str) -> memoryview:
         return memoryview(mmap.mmap(file.fd, size, prot=mmap.PROT_READ, **_MAP_OPTIONS))
     except OSError as error:
         raise error_for(error, path) from error
+
+
+# --- directories
+
+
+def list_directory(path: str, *, may_be_missing: bool = False) -> list[str]:
+    """Return the names in a directory of a store, sorted; none of a missing one that may be missing.
+
+    Raises:
+        UnsafeFile: it is a link, or not a directory.
+        StoreNotFound, StoreAccessDenied, SystemCallFailed, StoreIOError: it cannot be read.
+    """
+    check_directory(f"{path}/")
+    try:
+        return sorted(os.listdir(path))
+    except OSError as error:
+        if may_be_missing and isinstance(error, FileNotFoundError):
+            return []
+        raise error_for(error, path) from error
+
+
+def bytes_in(directory: str) -> int:
+    """Return the bytes of all files in a directory."""
+    total = 0
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                total += entry.stat().st_size if entry.is_file() else 0
+            except FileNotFoundError:
+                pass  # a temporary file, removed or renamed meanwhile
+    return total

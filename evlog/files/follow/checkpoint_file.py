@@ -18,8 +18,7 @@ import time
 
 from evlog.errors import CorruptionError, EvlogError, SubscriptionBusy, Unsupported
 from evlog.files.disk.file_lock import FileLock, holder_of
-from evlog.files.disk.files import ReadFile
-from evlog.files.disk.opening import check_directory, error_for
+from evlog.files.disk.files import ReadFile, list_directory
 from evlog.files.format import paths
 from evlog.files.format.checkpoints import (
     MAX_CHECKPOINT_BYTES,
@@ -47,14 +46,7 @@ _SPARE_BYTES = 1 << 20  # of lines that no longer count, which may stay during a
 
 def list_names(store: str) -> list[str]:
     """Return the names of the subscriptions that have a checkpoint, sorted."""
-    directory = paths.subscriptions_path(store)
-    check_directory(f"{directory}/")
-    try:
-        files = os.listdir(directory)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise error_for(error, directory) from error
+    files = list_directory(paths.subscriptions_path(store), may_be_missing=True)
     parsed = map(paths.maybe_parse_subscription_name, files)
     return sorted(found[0] for found in parsed if found is not None and found[1] == "json")
 

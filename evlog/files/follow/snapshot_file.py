@@ -13,8 +13,7 @@ import os
 
 from evlog.errors import CorruptionError, LockTimeout
 from evlog.files.disk.file_lock import FileLock
-from evlog.files.disk.files import ReadFile
-from evlog.files.disk.opening import check_directory, error_for
+from evlog.files.disk.files import ReadFile, list_directory
 from evlog.files.format import paths
 from evlog.files.format.hashes import hash_stream
 from evlog.files.format.headers import FormatFault
@@ -128,13 +127,8 @@ def remove_leftovers(store: str, disk: Disk) -> None:
 
 
 def _list_temporary(directory: str) -> list[str]:
-    check_directory(f"{directory}/")
-    try:
-        return [name for name in os.listdir(directory) if name.endswith(paths.TEMPORARY)]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise error_for(error, directory) from error
+    names = list_directory(directory, may_be_missing=True)
+    return [name for name in names if name.endswith(paths.TEMPORARY)]
 
 
 def list_snapshots(log: Log) -> list[tuple[str, str | None]]:
@@ -167,14 +161,7 @@ def _is_file_of(file: str, name: str, stream: str | None) -> bool:
 def scan_names(store: str) -> Iterator[tuple[str, tuple[str, str | None] | None]]:
     """Iterate over the files of snapshots, each with the name and stream in it; None if it is damaged."""
     directory = paths.snapshots_path(store)
-    check_directory(f"{directory}/")
-    try:
-        files = sorted(os.listdir(directory))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise error_for(error, directory) from error
-    for file in files:
+    for file in list_directory(directory, may_be_missing=True):
         if not paths.is_snapshot_name(file):
             continue
         try:

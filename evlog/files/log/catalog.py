@@ -14,12 +14,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from functools import partial
 from itertools import chain, compress, pairwise
 from struct import Struct
 
+from evlog.files.disk.files import bytes_in
 from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES, column, column_array
 from evlog.files.format.hashes import hash_category, hash_stream
@@ -99,7 +99,7 @@ def _describe(log: Log) -> StoreInfo:
         format=FORMAT_VERSION,
         events=sum(count for _, count in parts) - system_events,
         streams=_count_streams(log, parts) - system_streams - deleted,
-        bytes=_bytes_on_disk(log.store),
+        bytes=bytes_in(log.store) + bytes_in(paths.segments_path(log.store)),
         segments=len(parts),
         first_position=first[0] if first else 0,
         last_position=last[0] if last else 0,
@@ -312,18 +312,6 @@ def _edge(log: Log, *, first: bool) -> Record | None:
         if part.count:
             return part.segment.record(0 if first else part.count - 1)
     return None
-
-
-def _bytes_on_disk(store: str) -> int:
-    total = 0
-    for directory in (store, paths.segments_path(store)):
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                try:
-                    total += entry.stat().st_size if entry.is_file() else 0
-                except FileNotFoundError:
-                    pass  # a temporary file, removed meanwhile
-    return total
 
 
 # --- what policies leave visible

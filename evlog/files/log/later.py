@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 
 from evlog.errors import CorruptionError, EvlogError
-from evlog.files.disk.files import ReadFile
-from evlog.files.disk.opening import error_for
+from evlog.files.disk.files import ReadFile, list_directory
 from evlog.files.format import paths
 from evlog.files.format.frames import FRAME_HEADER_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES
@@ -46,11 +45,7 @@ def maybe_later_log(store: str, manifest: Manifest) -> str | None:
     A manifest that was replaced meanwhile may name it.
     """
     directory = paths.segments_path(store)
-    try:
-        names = os.listdir(directory)
-    except OSError as error:
-        raise error_for(error, directory) from error
-    later = sorted(f"{directory}/{name}" for name in names if is_later(manifest, name))
+    later = [f"{directory}/{name}" for name in list_directory(directory) if is_later(manifest, name)]
     return next(filter(holds_events, later), None)
 
 

@@ -10,7 +10,7 @@ import stat
 
 from evlog.errors import EvlogError, UnsafeFile
 from evlog.files.disk.file_lock import SharedLock, try_lock, unlock
-from evlog.files.disk.opening import error_for
+from evlog.files.disk.files import list_directory
 from evlog.files.format import paths
 from evlog.files.format.headers import KIND_OFFSETS, encode_file_header
 from evlog.files.log.parts import SegmentMoved
@@ -88,11 +88,7 @@ def temporary_of(path: str) -> str:
 def remove_leftovers_locked(store: str, disk: Disk) -> None:
     """Remove temporary files of processes that died while building an index; the writers' lock is held."""
     directory = paths.segments_path(store)
-    try:
-        names = os.listdir(directory)
-    except OSError as error:
-        raise error_for(error, directory) from error
-    for name in names:
+    for name in list_directory(directory):
         if name.endswith(paths.TEMPORARY):
             remove_leftover(f"{directory}/{name}", disk)
 
