@@ -20,7 +20,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from evlog.errors import EvlogError, ExtraNotInstalled, InvalidArgument
-from evlog.model.events import SYSTEM_PREFIX, category_of, maybe_name_fault
+from evlog.model.events import MAX_TIME_US, SYSTEM_PREFIX, category_of, maybe_name_fault
 from evlog.model.filters import EventFilter, LogSelection
 
 try:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from evlog.store import EventStore
 
 _BATCH: Final = 2048  # events: as many as DuckDB works on at a time
-_MAX_US: Final = 253_402_300_800_000_000  # the year 10000
 _JSON: Final = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""}
 _UUID: Final = {"ARROW:extension:name": "arrow.uuid", "ARROW:extension:metadata": ""}
 _SETTINGS: Final = {
@@ -214,7 +213,7 @@ class Database:
         filter = EventFilter(
             types=_possible(bounds.type),
             since_us=bounds.first_us if bounds.first_us is not None and bounds.first_us > 0 else None,
-            until_us=until_us if until_us is not None and until_us < _MAX_US else None,
+            until_us=until_us if until_us is not None and until_us <= MAX_TIME_US else None,
         )
         filters: Iterable[EventFilter] = [filter]
         if bounds.stream is not None:

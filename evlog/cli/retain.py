@@ -5,7 +5,8 @@ from __future__ import annotations
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import COUNT, LISTED_FIELDS, LISTING, STORE, argument, flag, option
 from evlog.errors import InvalidArgument
-from evlog.model.policy_changes import MAX_AGE_SECONDS, MAX_VERSION
+from evlog.model.events import MAX_VERSION
+from evlog.model.policy_changes import MAX_AGE_SECONDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

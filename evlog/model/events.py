@@ -38,6 +38,8 @@ else:
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 MAX_NAME_BYTES: Final = 255
+MAX_VERSION: Final = (1 << 32) - 1
+MAX_TIME_US: Final = 253_402_300_799_999_999  # the end of the year 9999, the last of a datetime
 
 CONTENT_TYPES: Final = ("json", "text", "binary")  # a record stores the index
 JSON_CODE, TEXT_CODE, BINARY_CODE = range(3)

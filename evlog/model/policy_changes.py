@@ -5,7 +5,7 @@ from __future__ import annotations
 from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
 from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS
 from evlog.model.arguments import maybe_whole
-from evlog.model.events import category_of, check_stream_name
+from evlog.model.events import MAX_VERSION, category_of, check_stream_name
 from evlog.model.named import NamedTuple
 from evlog.model.retention import KEEP_ALL
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _SECOND_US: Final = 1_000_000
 MAX_AGE_SECONDS: Final = 1 << 40  # beyond any clock, and what JSON numbers hold
-MAX_VERSION: Final = (1 << 32) - 1
 
 
 class PolicyChange(NamedTuple):

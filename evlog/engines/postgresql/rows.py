@@ -15,6 +15,7 @@ from psycopg.types.numeric import Int8BinaryLoader
 from psycopg.types.string import ByteaBinaryLoader
 
 from evlog.engines.postgresql import wire
+from evlog.model.events import MAX_TIME_US
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_2000_US: Final = 946_684_800_000_000
-_FIRST_US: Final = -62_135_596_800_000_000  # the years 1 to 9999, as datetime has them
-_LAST_US: Final = 253_402_300_799_999_999
+_FIRST_US: Final = -62_135_596_800_000_000  # the year 1, the first that datetime has
 
 # In a record's order, so that a row is one: position, version, stream, type, id, time, code, data, metadata.
 # A time counts from the year 2000; the interval makes it count from 1970 (in hours, which no zone changes).
@@ -96,7 +96,7 @@ def conditions_of(filter: EventFilter, since_us: int | None = None) -> Condition
 
 def _time(time_us: int) -> bytes:
     """Return a time as the server takes it; the last or first one beyond the calendar."""
-    return wire.int8(max(_FIRST_US, min(time_us, _LAST_US)) - _EPOCH_2000_US)
+    return wire.int8(max(_FIRST_US, min(time_us, MAX_TIME_US)) - _EPOCH_2000_US)
 
 
 def _add_content(content: ContentMatcher, conditions: Conditions) -> None:

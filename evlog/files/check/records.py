@@ -24,12 +24,12 @@ from evlog.errors import InvalidEvent, InvalidStreamName
 from evlog.files.check.digest import digests_of
 from evlog.files.check.tags import TagDecoder, TagRows
 from evlog.files.format.entries import pack_entries, running_crcs
-from evlog.files.format.frames import FRAME_HEADER_BYTES, MAX_VERSION, NOT_RECORDS, array_head
+from evlog.files.format.frames import FRAME_HEADER_BYTES, NOT_RECORDS, array_head
 from evlog.files.format.hashes import hash_ids, hash_stream, hash_type
 from evlog.files.format.headers import FormatFault
 from evlog.files.format.marks import LOWEST_ID
 from evlog.model.encoding import check_json
-from evlog.model.events import METADATA_PREFIX, check_readable_name, check_type
+from evlog.model.events import MAX_TIME_US, MAX_VERSION, METADATA_PREFIX, check_readable_name, check_type
 from evlog.model.named import NamedTuple
 from evlog.model.retention import COMPACTIONS_STREAM, METADATA_TYPE, STARTED_TYPE, as_words, from_words
 from evlog.process.threads import without_signals
@@ -38,7 +38,6 @@ _OTHER_COUNT: Final = "a frame does not hold as many records as its header says"
 _MAX_NAMES: Final = 1 << 18
 _SHORT_BYTES: Final = 2048
 _BATCH_BYTES: Final = 1 << 18  # 3 % faster than a window of 1 MiB, which becomes 5 MB of objects
-_MAX_TIME_US: Final = 253_402_300_800_000_000  # the year 10000, which Python's datetime does not have
 _JSON, _TEXT = 0, 1  # content types
 _STARTED_FIELDS: Final = ("position", "time", "removed_before", "bytes")
 _OWN_TYPES: Final = frozenset({METADATA_TYPE, STARTED_TYPE})
@@ -50,7 +49,7 @@ Record = tuple[
     str,
     str,
     Annotated[bytes, Meta(min_length=16, max_length=16)],
-    Annotated[int, Meta(ge=0, lt=_MAX_TIME_US)],
+    Annotated[int, Meta(ge=0, le=MAX_TIME_US)],
     Annotated[int, Meta(ge=0, le=2)],
     bytes,
     bytes | None,

@@ -18,12 +18,11 @@ from itertools import chain, compress, repeat
 from operator import itemgetter, lt, or_
 
 from evlog.files.format.entries import ENTRY_BYTES, column, column_array
-from evlog.files.format.frames import MAX_VERSION
 from evlog.files.format.hashes import NAME_BITS, hash_category, hash_stream
 from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.log.catalog import emptied_versions
 from evlog.files.log.parts import SealedPart, open_sealed
-from evlog.model.events import SYSTEM_PREFIX, category_of, now_ns
+from evlog.model.events import MAX_VERSION, SYSTEM_PREFIX, category_of, now_ns
 from evlog.model.named import NamedTuple
 from evlog.model.retention import first_visible_version, metadata_stream, rule_in_force, visible_since_us
 

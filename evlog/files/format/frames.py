@@ -59,7 +59,6 @@ FRAME_HEADER_BYTES: Final = 40
 PREALLOCATION_BYTES: Final = 1 << 16  # a log is lengthened with zeros to a multiple of this
 MAX_BODY_BYTES: Final = 1 << 30
 MAX_LOG_BYTES: Final = (1 << 32) - 1
-MAX_VERSION: Final = (1 << 32) - 1
 FRAME_MAGIC: Final = b"\xe5EVF"
 _FRAME_HEADER: Final = Struct("<4sIIIQIIII")
 _FRAME_FIELDS: Final = Struct("<4sIIIQIII")  # all but the CRC

@@ -27,7 +27,7 @@ from evlog.errors import (
     StreamTombstoned,
     WrongExpectedVersion,
 )
-from evlog.files.format.frames import MAX_VERSION, encode_records
+from evlog.files.format.frames import encode_records
 from evlog.files.format.hashes import (
     hash_each,
     hash_ids,
@@ -40,7 +40,7 @@ from evlog.files.format.hashes import (
 from evlog.files.format.marks import UNBOUNDED
 from evlog.files.log.read import find_first, may_match_after
 from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged, damaged_schema
-from evlog.model.events import column_of, id_text, make_ids
+from evlog.model.events import MAX_VERSION, column_of, id_text, make_ids
 from evlog.model.retention import SCHEMAS_STREAM
 
 TYPE_CHECKING = False

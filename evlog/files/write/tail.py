@@ -45,7 +45,7 @@ from evlog.files.write.log_file import LogFile
 from evlog.files.write.recovery import recover_locked
 from evlog.files.write.roll import add_sealed_locked, roll_locked, sync_names
 from evlog.files.write.sync_marks import SyncPoint
-from evlog.model.events import now_ns
+from evlog.model.events import MAX_TIME_US, now_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from evlog.files.write.sync_marks import SyncMarks
     from evlog.model.reports import TornTail
 
-_MAX_TIME_US: Final = 253_402_300_799_999_999  # the end of the year 9999, the last that Python's datetime has
 # The device begins to write such a frame while the entries are written and memory takes them in. From the
 # write of 1,000 events to the end of their sync an idle device takes 0.63 instead of 0.86 ms.
 _LARGE_FRAME_BYTES: Final = 1 << 16
@@ -160,7 +159,7 @@ class LogTail:
     def _now_us(self) -> int:
         """Return the time of the next event: the clock's, but never less than that of the last event."""
         now_us = now_ns() // 1000
-        if now_us > _MAX_TIME_US or (now_us < 0 and not self._last_time_us):
+        if now_us > MAX_TIME_US or (now_us < 0 and not self._last_time_us):
             raise ClockError(now_us)
         return max(now_us, self._last_time_us)
 

@@ -24,10 +24,10 @@ from evlog.errors import (
 )
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, WriteFile
-from evlog.files.format.frames import MAX_VERSION, PREALLOCATION_BYTES
+from evlog.files.format.frames import PREALLOCATION_BYTES
 from evlog.files.log.column_index import ColumnIndex
 from evlog.model.encoding import encode_events
-from evlog.model.events import MAX_EVENT_BYTES
+from evlog.model.events import MAX_EVENT_BYTES, MAX_VERSION
 from tests.support.helpers import (
     Clock,
     engine_of,
