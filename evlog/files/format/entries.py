@@ -48,8 +48,22 @@ ENTRY_RUN: Final = Struct("<16xIIIII12x")  # the same, and the offset of the fra
 ENTRY_FRAME: Final = Struct("<32xI12x")
 ENTRY_VERSION: Final = Struct("<36xI8x")
 ENTRY_EVENT: Final = Struct("<Q4xI20xI8x")  # what stays when the record moves: stream and id hash, version
-TYPE_HASH_AT: Final = 40
+ENTRY_STREAM: Final = Struct("<Q40x")
 _BODY_CRC: Final = Struct("<28xI16x")
+TYPE_HASH_AT: Final = 40
+_COLUMNS: Final[dict[str, tuple[str, int, int]]] = {  # code, place, and cells of this size in an entry
+    "stream_hash": ("Q", 0, 6),
+    "stream_hash_lower": ("I", 0, 12),
+    "tags": ("I", 2, 12),
+    "id_hash": ("I", 3, 12),
+    "offset": ("I", 4, 12),
+    "length": ("I", 5, 12),
+    "crc_before": ("I", 6, 12),
+    "crc_after": ("I", 7, 12),
+    "frame": ("I", 8, 12),
+    "version": ("I", 9, 12),
+    "type_hash": ("I", 10, 12),
+}
 
 
 def encode_entries(
@@ -184,9 +198,15 @@ def column(entries: bytes | bytearray | memoryview, name: str) -> list[int]:
 
 def column_array(entries: bytes | bytearray | memoryview, name: str) -> array[int]:
     """Return one column of entries as an array, without an object for each number."""
+    return array(_COLUMNS[name][0], column_bytes(entries, name))
+
+
+def column_bytes(entries: bytes | bytearray | memoryview, name: str) -> bytes:
+    """Return the bytes of one column of entries."""
     code, at, step = _COLUMNS[name]
     with memoryview(entries) as view, view.cast("B") as flat, flat.cast(code) as cells:  # type: ignore[call-overload]
-        return array(code, cells[at::step].tobytes())
+        raw: bytes = cells[at::step].tobytes()
+    return raw
 
 
 def with_columns(entries: bytes, **columns: array[int]) -> bytes:
@@ -200,16 +220,8 @@ def with_columns(entries: bytes, **columns: array[int]) -> bytes:
     return bytes(changed)
 
 
-_COLUMNS: Final[dict[str, tuple[str, int, int]]] = {
-    "stream_hash": ("Q", 0, 6),
-    "stream_hash_lower": ("I", 0, 12),
-    "tags": ("I", 2, 12),
-    "id_hash": ("I", 3, 12),
-    "offset": ("I", 4, 12),
-    "length": ("I", 5, 12),
-    "crc_before": ("I", 6, 12),
-    "crc_after": ("I", 7, 12),
-    "frame": ("I", 8, 12),
-    "version": ("I", 9, 12),
-    "type_hash": ("I", 10, 12),
-}
+def cell_of(name: str) -> tuple[int, int]:
+    """Return where the cell of a column is in an entry: its offset and its length in bytes."""
+    code, at, _ = _COLUMNS[name]
+    size = 8 if code == "Q" else 4
+    return at * size, size

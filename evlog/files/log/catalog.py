@@ -21,7 +21,7 @@ from struct import Struct
 
 from evlog.files.disk.files import bytes_in
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY_BYTES, column, column_array
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_STREAM, column, column_array
 from evlog.files.format.hashes import hash_category, hash_stream
 from evlog.files.format.headers import FORMAT_VERSION
 from evlog.files.log.parts import SealedPart
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from evlog.files.log.parts import Part
     from evlog.model.events import Record
 
-_STREAM_HASH = Struct("<Q").unpack_from  # which is what an entry begins with
 _NUMBERS = Struct(">xQQQQ")  # behind a name: its last and first version, events, time; x ends the name
 _AT = -_NUMBERS.size  # where they begin in a row
 
@@ -284,8 +283,8 @@ def _maybe_find(parts: list[Part], category: str) -> list[Sequence[int]] | None:
 
 def _stream_hashes(part: Part, numbers: Sequence[int]) -> list[int]:
     """Return the stream hashes of these entries."""
-    entries = part.entries()
-    return [_STREAM_HASH(entries, number * ENTRY_BYTES)[0] for number in numbers]
+    entries, hash_in = part.entries(), ENTRY_STREAM.unpack_from
+    return [hash_in(entries, number * ENTRY_BYTES)[0] for number in numbers]
 
 
 def _from_log(log: Log) -> list[bytes]:

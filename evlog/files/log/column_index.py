@@ -13,9 +13,9 @@ import threading
 from array import array
 from itertools import repeat
 
-from evlog.files.format.entries import ENTRY_BYTES, TYPE_HASH_AT, column
+from evlog.files.format.entries import ENTRY_BYTES, cell_of, column
 from evlog.files.format.hashes import NAME_BITS
-from evlog.files.format.headers import KIND_IDS, KIND_STREAMS, KIND_TYPES
+from evlog.files.format.headers import KIND_IDS, KIND_STREAMS
 from evlog.files.format.sorted_index import COLUMN
 from evlog.process.forks import register_fork_reset
 
@@ -31,8 +31,7 @@ Entries = bytes | bytearray | memoryview
 # As many times all entries are searched before the second step, and before the third.
 _SEARCHES_BEFORE_LASTS: Final = 8
 _SEARCHES_BEFORE_DICTS: Final = 24
-_KEY_AT: Final = {KIND_STREAMS: 0, KIND_IDS: 12, KIND_TYPES: TYPE_HASH_AT}
-_KEY_BYTES: Final = {KIND_STREAMS: 8, KIND_IDS: 4, KIND_TYPES: 4}
+_CELLS: Final = {kind: cell_of(name) for kind, name in COLUMN.items()}
 _CATEGORY_SHIFT: Final = NAME_BITS.bit_length()
 CATEGORY_SHARE: Final = 4  # a category of more than one in this many events is not looked up: all are read
 _NONE: Final[tuple[int, ...]] = ()
@@ -193,12 +192,13 @@ class ColumnIndex:
         entries = self._entries()
         if isinstance(entries, memoryview):
             entries = bytes(entries)  # a memoryview cannot be searched
-        needle = key.to_bytes(_KEY_BYTES[kind], "little")
+        key_at, key_bytes = _CELLS[kind]
+        needle = key.to_bytes(key_bytes, "little")
         at = before = len(entries) if end is None else end
         while (at := entries.rfind(needle, start, at)) >= 0:
             self._searched += before - at
             number, within = divmod(at, ENTRY_BYTES)
-            if within == _KEY_AT[kind]:
+            if within == key_at:
                 yield number
             at = before = at + len(needle) - 1  # the next find may overlap this one, but not be it
         self._searched += before - start

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from itertools import chain, compress
 
 from evlog.errors import CorruptionError
-from evlog.files.format.entries import ENTRY_BYTES, column
+from evlog.files.format.entries import ENTRY_BYTES, column, column_bytes
 from evlog.files.format.hashes import hash_tags, tag_bits
 from evlog.files.log.column_index import as_numbers, group_numbers
 from evlog.process.forks import register_fork_reset
@@ -30,7 +30,6 @@ _NONE: Final[tuple[int, ...]] = ()
 # A dict pays when as many entries were searched as this many times the whole segment: to read the tags of an
 # event costs about that much.
 _SEARCHES_BEFORE_DICT: Final = 64
-_TAGS_AT: Final = 2  # the column's place in an entry, in words of 32 bits
 _FEW_TIMES: Final = 16
 _FEW_ENTRIES: Final = 256
 _SHORT: Final = 128  # reading this many records is quicker than a look into another list
@@ -43,9 +42,7 @@ def find_in_entries(entries: Entries, hashes: Sequence[int], low: int, high: int
     count = high - low
     # A slice of a bytearray is a copy: a writer may extend the original meanwhile.
     rows = entries if isinstance(entries, bytearray) else memoryview(entries)
-    part = rows[low * ENTRY_BYTES : high * ENTRY_BYTES]
-    with memoryview(part) as view, view.cast("B") as flat, flat.cast("I") as cells:
-        words = cells[_TAGS_AT :: ENTRY_BYTES // 4].tobytes()
+    words = column_bytes(rows[low * ENTRY_BYTES : high * ENTRY_BYTES], "tags")
     found = -1
     for at in range(4):  # each byte of the words by itself: all are looked at in a few steps of C
         wanted = bits >> 8 * at & 255
