@@ -77,20 +77,18 @@ class SnapshotFile:
             self._disk.make_dir(directory)
         lock = FileLock(paths.snapshots_lock_path(self._store), _LOCK_SECONDS, self._disk)
         try:
-            lock.acquire()
+            with lock:
+                if self._maybe_load() != before:
+                    return False
+                temporary = self.path + paths.TEMPORARY
+                # Synced: the name never shows a torn file.
+                raw = encode_snapshot(self._store_id, self._name, self._stream, content)
+                self._disk.create_file(temporary, raw)
+                self._disk.replace(temporary, self.path)
+                return True
         except LockTimeout:
             return False
-        try:
-            if self._maybe_load() != before:
-                return False
-            temporary = self.path + paths.TEMPORARY
-            # Synced: the name never shows a torn file.
-            raw = encode_snapshot(self._store_id, self._name, self._stream, content)
-            self._disk.create_file(temporary, raw)
-            self._disk.replace(temporary, self.path)
-            return True
         finally:
-            lock.release()
             lock.close()
 
     def delete(self) -> bool:
@@ -114,15 +112,13 @@ def remove_leftovers(store: str, disk: Disk) -> None:
         return
     lock = FileLock(paths.snapshots_lock_path(store), _LOCK_SECONDS, disk)
     try:
-        lock.acquire()
+        with lock:
+            for name in _list_temporary(directory):
+                disk.remove(f"{directory}/{name}")
+            disk.sync_dir(directory)
     except LockTimeout:
-        return  # folds save all the time; the next call removes it
-    try:
-        for name in _list_temporary(directory):
-            disk.remove(f"{directory}/{name}")
-        disk.sync_dir(directory)
+        pass  # folds save all the time; the next call removes it
     finally:
-        lock.release()
         lock.close()
 
 
