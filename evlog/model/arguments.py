@@ -77,7 +77,7 @@ def check_seconds(**durations: float | None) -> list[Any]:
 
 
 def check_functions(*needed: str, **functions: Callable[..., object] | None) -> None:
-    """Refuse what cannot be called; `needed` as above."""
+    """Refuse what cannot be called; also None, where the name is among the needed ones."""
     for name, function in functions.items():
         if not callable(function) and (function is not None or name in needed):
             raise InvalidArgument(f"{name} is {function!r:.80}; give a function")

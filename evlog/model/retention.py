@@ -304,6 +304,3 @@ class Rules:
             for name, rule in sorted(rules.items())
             if rule != KEEP_ALL
         ]
-
-
-# --- what users give
