@@ -210,11 +210,11 @@ class _Run:
         segments = len(log.manifest.segments)
         while True:
             try:
-                return self._run(force=force)._replace(resumed=resumed, segments_before=segments)
+                return self._run(force=force, resumed=resumed, segments_before=segments)
             except _PoliciesRelaxed:
                 continue
 
-    def _run(self, *, force: bool) -> Compaction:
+    def _run(self, *, force: bool, resumed: bool, segments_before: int) -> Compaction:
         log = self._log
         log.look()
         log.raise_damage()
@@ -230,7 +230,6 @@ class _Run:
                 log.retry_on_compaction(lambda: check_subscriptions(log, plan, self._disk))
             if self._compress and (plan.groups or plan.seals or _plain_segments(log)):
                 require_zstandard(log.store)  # before anything is changed
-            resumed, segments = started is not None, len(log.manifest.segments)
             before = after = segment_bytes(log.store)
             if started is None and (plan.groups or plan.seals):
                 started = append_started(log, self._writer, plan)
@@ -255,7 +254,7 @@ class _Run:
             plan.cut_off.position,
             plan.removals,
             events_removed=events,
-            segments_before=segments,
+            segments_before=segments_before,
             segments_after=len(log.manifest.segments),
             bytes_before=before,
             bytes_after=after,

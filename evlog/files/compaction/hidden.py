@@ -21,7 +21,7 @@ from evlog.files.format.entries import ENTRY_BYTES, column, column_array
 from evlog.files.format.hashes import NAME_BITS, hash_category, hash_stream
 from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.log.catalog import emptied_versions
-from evlog.files.log.parts import SealedPart, open_sealed
+from evlog.files.log.parts import SealedPart, SegmentRef, open_sealed
 from evlog.model.events import MAX_VERSION, SYSTEM_PREFIX, category_of, now_ns
 from evlog.model.named import NamedTuple
 from evlog.model.retention import first_visible_version, metadata_stream, rule_in_force, visible_since_us
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from typing import Final
 
     from evlog.files.disk.processes import Workers
-    from evlog.files.format.manifest import SegmentInfo
     from evlog.files.format.removed_events import EmptyStream
     from evlog.files.log.column_index import Entries
     from evlog.files.log.log import Log
@@ -323,27 +322,27 @@ def _find_all_hidden(
             found[part.first_position] = _find_hidden(part.segment, entries_of(part), limits)
 
     # A call for each process, not for each segment: the limits are sent with every one.
-    sources = [(log.store, log.manifest.store_id_bytes, part.info) for part in whole]
-    stripes = [sources[at :: workers.count] for at in range(min(workers.count, len(sources)))]
+    refs = [SegmentRef(log.store, log.manifest.store_id_bytes, part.info) for part in whole]
+    stripes = [refs[at :: workers.count] for at in range(min(workers.count, len(refs)))]
     firsts = limits.first_versions
     # Arrays are sent and received in a fraction of the time of a dict.
     packed = (array("Q", firsts), array("q", firsts.values()), limits.since_us) if stripes else ()
     calls = [(stripe, *packed) for stripe in stripes]
     for at, flags in workers.run(find_hidden_of, calls, first=find_others):
-        infos = (info for _, _, info in stripes[at])
+        infos = (ref.info for ref in stripes[at])
         found.update((info.first_position, hidden) for info, hidden in zip(infos, flags, strict=True))
     return [found[part.first_position] for part in parts]
 
 
 def find_hidden_of(
-    sources: Sequence[tuple[str, bytes, SegmentInfo]],
+    refs: Sequence[SegmentRef],
     hashes: array[int],
     first_versions: array[int],
     since_us: dict[int, set[int]],
 ) -> list[bytes]:
     """Return what `_find_hidden` finds in whole sealed segments that this process opens itself."""
     limits = HashLimits(dict(zip(hashes, first_versions, strict=True)), since_us)
-    segments = (open_sealed(*source) for source in sources)
+    segments = (open_sealed(*ref) for ref in refs)
     return [_find_hidden(segment, segment.checked_entries(), limits) for segment in segments]
 
 

@@ -153,7 +153,7 @@ def find_unerased(part: Part, redacted: Redacted | None, position: int) -> tuple
 
 
 def plan_segment(
-    part: Part, hidden: bytes, emptied: list[EmptyStream], redacted: tuple[int, ...] = ()
+    part: Part, hidden: bytes, emptied: list[EmptyStream], redacted: tuple[int, ...]
 ) -> SegmentPlan:
     """Return the plan of one segment, of which the flags may cover only the first entries."""
     already = part.info.removed_events

@@ -61,7 +61,7 @@ from evlog.files.format.removed_events import (
     tags_of_removed,
 )
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
-from evlog.files.log.parts import OpenParts, SealedPart, open_sealed
+from evlog.files.log.parts import OpenParts, SealedPart, SegmentRef, open_sealed
 from evlog.files.write.roll import new_tag
 from evlog.model.events import REDACTED_BEGIN
 from evlog.model.named import NamedTuple
@@ -231,14 +231,6 @@ def _sync(file: WriteFile, disk: Disk) -> None:
 # --- reading, in this process and in helpers
 
 
-class SegmentRef(NamedTuple):
-    """A sealed segment, for a process that opens it itself."""
-
-    store: str
-    store_id: bytes
-    info: SegmentInfo
-
-
 class ReadResult(NamedTuple):
     """What some neighbouring entries come to."""
 
@@ -301,7 +293,7 @@ def _try_to_read(
 
 
 def read_range(
-    ref: SegmentRef, low: int, high: int, bits: int, flags: bytes, erased: tuple[int, ...] = ()
+    ref: SegmentRef, low: int, high: int, bits: int, flags: bytes, erased: tuple[int, ...]
 ) -> ReadResult:
     """Read some neighbouring entries and their records.
 

@@ -430,6 +430,14 @@ class LogState(NamedTuple):
     active: ActivePart  # the one that is being written
 
 
+class SegmentRef(NamedTuple):
+    """A sealed segment, for another process, which opens it by `open_sealed`."""
+
+    store: str
+    store_id: bytes
+    info: SegmentInfo
+
+
 def open_sealed(store: str, store_id: bytes, info: SegmentInfo) -> SealedSegment:
     """Open a sealed segment, compressed or not. Raises as both classes do."""
     if not info.compressed_bytes:
