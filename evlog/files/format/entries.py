@@ -53,7 +53,6 @@ _BODY_CRC: Final = Struct("<28xI16x")
 TYPE_HASH_AT: Final = 40
 _COLUMNS: Final[dict[str, tuple[str, int, int]]] = {  # code, place, and cells of this size in an entry
     "stream_hash": ("Q", 0, 6),
-    "stream_hash_lower": ("I", 0, 12),
     "tags": ("I", 2, 12),
     "id_hash": ("I", 3, 12),
     "offset": ("I", 4, 12),

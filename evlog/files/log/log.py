@@ -332,15 +332,10 @@ class Log:
         if self._marks_file is not None:
             self._known = self._marks_file, written
 
-    def written_mark(self, highest_id: bytes | None = None) -> Mark:
-        """Return the mark that names what is in memory: all that is written, if the caller has the lock.
-
-        Args:
-            highest_id: as in the mark; None: what `highest_id` returns.
-        """
+    def written_mark(self, highest_id: bytes) -> Mark:
+        """Return the mark that names what is in memory: all that is written, if the caller has the lock."""
         active = self.active.segment
-        bound = self.highest_id() if highest_id is None else highest_id
-        return self.mark_of(active.end, active.count, active.index_crc, self.last_time_us(), bound)
+        return self.mark_of(active.end, active.count, active.index_crc, self.last_time_us(), highest_id)
 
     def mark_of(self, end: int, count: int, index_crc: int, time_us: int, highest_id: bytes) -> Mark:
         """Return the written mark for an end of the active log."""
