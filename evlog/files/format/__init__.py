@@ -17,6 +17,9 @@ Each module holds one kind of file, its diagram above its codec. Begin with `hea
     hashes.py          the hashes of streams, types and ids
     paths.py           file names
 
+`lock` and `compaction` are locked and empty. `queue` outlives no process that uses it; it is specified in
+`evlog/files/write/group_commit.py`.
+
 A new kind of file gets a module here, a `KIND_…` in `headers.py` and a name in `paths.py`. `files/log` reads
 it, `files/write` writes it, and `files/check` checks it.
 
