@@ -113,23 +113,12 @@ class Successive:
         self._explicit = {stream for stream, version in first.items() if version <= 1}
 
     def events(self) -> list[EncodedEvent]:
-        codes = _codes(self._stored)
-        if not self._explicit:
-            return [
-                (event.topic, None, code, event.state, None)
-                for event, code in zip(self._stored, codes, strict=True)
-            ]
         explicit = self._explicit
-        return [
-            (
-                event.topic,
-                None,
-                code,
-                event.state,
-                VERSION_METADATA % event.originator_version if stream in explicit else None,
-            )
-            for stream, event, code in zip(self.streams, self._stored, codes, strict=True)
-        ]
+        rows: list[EncodedEvent] = []
+        for stream, event, code in zip(self.streams, self._stored, _codes(self._stored), strict=True):
+            metadata = VERSION_METADATA % event.originator_version if stream in explicit else None
+            rows.append((event.topic, None, code, event.state, metadata))
+        return rows
 
     def correct(self, error: WrongExpectedVersion) -> None:
         stream = error.stream

@@ -99,13 +99,11 @@ class EvlogAggregateRecorder(EvlogRecorder, AggregateRecorder):
 
     def _part_of(self, stored: Sequence[StoredEvent]) -> Part:
         streams: list[str] = []
-        before: object = None
+        before: object = None  # mostly the id of all: the events of an aggregate have the same object
         for event in stored:
-            originator_id = event.originator_id
-            if (
-                originator_id is not before
-            ):  # mostly one aggregate's events, each of which has the same object
-                before, name = originator_id, f"{self.category}-{originator_id}"
+            if event.originator_id is not before:
+                before = event.originator_id
+                name = f"{self.category}-{before}"
             streams.append(name)
         return (Successive if self.purpose == EVENTS else Sparse)(self.store, streams, stored)
 
