@@ -132,7 +132,7 @@ class EventFilter:
         return EventFilter(**{name: getattr(self, name) for name in _FIELDS} | changes)
 
     def _key(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in EventFilter.__slots__)
+        return tuple(getattr(self, name) for name in _FIELDS)
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, EventFilter) else NotImplemented
@@ -170,9 +170,7 @@ def _in_words(value: str | tuple[Any, ...]) -> str:
     return " and ".join(words) or "none"
 
 
-_FIELDS = (
-    *("stream", "category", "types", "tags", "metadata", "grep", "since_us", "until_us", "include_system"),
-)
+_FIELDS = tuple(EventFilter.__annotations__)  # in the order of the arguments
 ANYTHING = EventFilter()
 EVERYTHING = EventFilter(include_system=True)
 
@@ -215,7 +213,7 @@ class LogSelection(NamedTuple):
 
 
 def _revive(*values: Any) -> EventFilter:
-    return EventFilter(**dict(zip(EventFilter.__slots__, values, strict=True)))
+    return EventFilter(**dict(zip(_FIELDS, values, strict=True)))
 
 
 def make_filter(

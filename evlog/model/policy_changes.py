@@ -5,7 +5,8 @@ from __future__ import annotations
 from evlog.errors import InvalidArgument, StreamNotFound, StreamTombstoned, WrongExpectedVersion
 from evlog.model.appends import ANY, NO_STREAM, STREAM_EXISTS
 from evlog.model.arguments import maybe_whole
-from evlog.model.events import MAX_VERSION, category_of, check_stream_name
+from evlog.model.events import MAX_VERSION, check_stream_name
+from evlog.model.filters import check_category
 from evlog.model.named import NamedTuple
 from evlog.model.retention import KEEP_ALL
 
@@ -84,10 +85,9 @@ def check_target(stream: str | None, category: str | None) -> None:
         raise InvalidArgument("give either a stream or a category")
     if stream is not None:
         check_stream_name(stream)
-    elif category_of(check_stream_name(category or "")) != category:
-        raise InvalidArgument(
-            f"invalid category {category!r}; use the part of a stream's name before its first -"
-        )
+    else:
+        check_stream_name(category or "")
+        check_category(category)
 
 
 def check_change(

@@ -34,7 +34,7 @@ _ADVICE: Final = "use 1 to 255 bytes of printable UTF-8, such as course:c1"
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """Return an event's tags in their order, each once, or raise InvalidEvent."""
-    found = tuple(dict.fromkeys(_checked(tags, InvalidEvent)))
+    found = tuple(dict.fromkeys(_checked(tags)))
     if len(found) > MAX_TAGS:
         raise InvalidEvent("tags", f"are {len(found)}; an event has at most {MAX_TAGS}")
     return found
@@ -42,19 +42,20 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
 
 def check_wanted(tags: Iterable[str]) -> tuple[str, ...]:
     """Return the tags that are asked for, sorted, each once, or raise InvalidArgument."""
-    return tuple(sorted(set(_checked(tags, None))))
+    try:
+        return tuple(sorted(set(_checked(tags))))
+    except InvalidEvent as error:
+        raise InvalidArgument(f"the tag {error.reason}") from None
 
 
-def _checked(tags: Iterable[str], error: type[InvalidEvent] | None) -> list[str]:
+def _checked(tags: Iterable[str]) -> list[str]:
     if tags.__class__ is not list and isinstance(tags, str | bytes):
         raise InvalidArgument(f"tags is the text {tags!r:.80}; give a list of tags")
     checked = list_of("tags", tags)
     for tag in checked:
         reason = maybe_name_fault(tag)
         if reason is not None:
-            if error is not None:
-                raise error("tag", f"{shorten(tag)} {reason}; {_ADVICE}")
-            raise InvalidArgument(f"the tag {shorten(tag)} {reason}; {_ADVICE}")
+            raise InvalidEvent("tag", f"{shorten(tag)} {reason}; {_ADVICE}")
     return checked
 
 
