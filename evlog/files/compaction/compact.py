@@ -298,15 +298,12 @@ class _Run:
         log, disk = self._log, self._disk
         infos = [segment.part.info for segment in group]
         output = OutputSegment.of(log.store, log.manifest, infos)
-        try:
+        with output.removed_on_failure(disk):
             info = rewrite(output, group, results, disk, workers, self._step_on)
             if self._compress or any(old.compressed_bytes for old in infos):
                 plain = SealedSegment(log.store, output.store_id, info)
                 info = self._write_compressed(plain, lambda _: self._step_on(0)) or info
                 remove_unnamed(log.store, log.manifest._replace(segments=(info,)), [info], disk)
-        except (EvlogError, KeyboardInterrupt):
-            output.remove_files(disk)  # the disk may be full, and the files take space
-            raise
         # Not in a thread: beside one that computes it waits for the interpreter while it holds the lock.
         self._replaced = replace_segments(log, self._lock, disk, infos, info, self._check_policies)
         self._erased += sum(len(segment.redacted) for segment in group)

@@ -22,6 +22,7 @@ from evlog.files.format.hashes import NAME_BITS, hash_category, hash_stream
 from evlog.files.format.headers import KIND_STREAMS
 from evlog.files.log.catalog import emptied_versions
 from evlog.files.log.parts import SealedPart, SegmentRef, open_sealed
+from evlog.files.log.segment import RECORDS_AT_ONCE
 from evlog.model.events import MAX_VERSION, SYSTEM_PREFIX, category_of, now_ns
 from evlog.model.named import NamedTuple
 from evlog.model.retention import first_visible_version, metadata_stream, rule_in_force, visible_since_us
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from evlog.model.events import Record
     from evlog.model.retention import Rule, Rules
 
-_RECORDS_AT_ONCE: Final = 256
 _FEW_STREAMS: Final = 8  # to search a full segment for each costs a tenth of looking at all streams
 _ENTRIES_AT_ONCE: Final = 1024  # columns of few stay in the processor's cache
 
@@ -265,7 +265,7 @@ def _limit_streams(
         else:
             others += own
     others.sort()
-    records = segment.records([numbers[at] for at in others], first=_RECORDS_AT_ONCE)
+    records = segment.records([numbers[at] for at in others], first=RECORDS_AT_ONCE)
     for (_, version, name, _, _, time_us, _, _, _), at in zip(
         chain.from_iterable(records), others, strict=True
     ):

@@ -16,7 +16,6 @@ from itertools import chain
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from evlog.errors import EvlogError
 from evlog.files.compaction.commit import clear_leftovers, remove_unnamed, replace_segments
 from evlog.files.compaction.compact import acquire_lock
 from evlog.files.compaction.plan import find_unerased, plan_segment
@@ -180,12 +179,12 @@ def _plan_removal(part: SealedPart, positions: Sequence[int], erased: tuple[int,
 
 def _rewrite(log: Log, disk: Disk, plan: SegmentPlan) -> SegmentInfo:
     output = OutputSegment.of(log.store, log.manifest, [plan.part.info])
-    try:
-        with Workers(1) as workers, closing(read_groups(log, [[plan]], workers)) as results:
-            return rewrite(output, [plan], results, disk, workers, lambda _: None)
-    except (EvlogError, KeyboardInterrupt):
-        output.remove_files(disk)  # the disk may be full, and the files take space
-        raise
+    with (
+        output.removed_on_failure(disk),
+        Workers(1) as workers,
+        closing(read_groups(log, [[plan]], workers)) as results,
+    ):
+        return rewrite(output, [plan], results, disk, workers, lambda _: None)
 
 
 # --- a piece with gaps
@@ -220,13 +219,10 @@ def _write_segment(log: Log, disk: Disk, piece: HistoryPiece, last_time_us: int)
         lost_events=piece.lost,
     )
     output = OutputSegment(log.store, log.manifest.store_id_bytes, info)
-    try:
+    with output.removed_on_failure(disk):
         info = _write_events(output, piece, disk)
         if piece.removed:
             info = _write_removed(output._replace(info=info), piece, last_time_us, disk)
-    except (EvlogError, KeyboardInterrupt):
-        output.remove_files(disk)  # the disk may be full, and the files take space
-        raise
     return info
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate, compress, islice, pairwise
 from operator import itemgetter
@@ -62,6 +63,7 @@ from evlog.files.format.removed_events import (
 )
 from evlog.files.format.sorted_index import SORTED_SUFFIXES, build_sorted
 from evlog.files.log.parts import OpenParts, SealedPart, SegmentRef, open_sealed
+from evlog.files.log.segment import RECORDS_AT_ONCE
 from evlog.files.write.roll import new_tag
 from evlog.model.events import REDACTED_BEGIN
 from evlog.model.named import NamedTuple
@@ -70,7 +72,7 @@ from evlog.process.threads import CallsBehind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from typing import Final
 
     from evlog.files.compaction.plan import SegmentPlan
@@ -122,10 +124,15 @@ class OutputSegment(NamedTuple):
     def path(self, suffix: str) -> str:
         return self.info.path(self.store, suffix)
 
-    def remove_files(self, disk: Disk) -> None:
-        """Remove what `rewrite` has written."""
-        for suffix in paths.SUFFIXES:
-            disk.remove(self.path(suffix))
+    @contextmanager
+    def removed_on_failure(self, disk: Disk) -> Iterator[None]:
+        """Remove the files if they cannot be completed: the disk may be full, and they take space."""
+        try:
+            yield
+        except (EvlogError, KeyboardInterrupt):
+            for suffix in paths.SUFFIXES:
+                disk.remove(self.path(suffix))
+            raise
 
 
 def rewrite(
@@ -147,7 +154,7 @@ def rewrite(
 
     Raises:
         CorruptionError: an event is damaged, whether it stays or is removed.
-        StoreFull, StoreIOError: the files may be there in part; `remove_files` removes them.
+        StoreFull, StoreIOError: the files may be there in part; `removed_on_failure` removes them.
     """
     log = LogFile(output, disk)
     removed, tags, emptied = _write_log(log, group, results, progress)
@@ -320,7 +327,7 @@ def read_range(
     crcs: list[int] = []
     # Column by column: a step of Python for each event would cost more than all else.
     numbers = list(compress(range(low, high), flags))
-    for read in segment.records(numbers, first=_RECORDS_AT_ONCE):
+    for read in segment.records(numbers, first=RECORDS_AT_ONCE):
         at = len(positions)
         records = _erased_among(read, set(erased), numbers[at:]) if erased else read
         codes, datas, metadatas = (list(map(field, records)) for field in _CONTENT)
@@ -349,7 +356,6 @@ def _erased_among(records: Sequence[Record], erased: set[int], numbers: Sequence
     ]
 
 
-_RECORDS_AT_ONCE: Final = 256
 _REMOVED: Final = re.compile(b"\x01+")
 _KEPT: Final = re.compile(b"\x00+")
 

@@ -159,7 +159,7 @@ class CompressedSegment(SealedSegment):
     def _open_log(self) -> None:
         self._blocks = open_blocks(self.log_path, self.header, self.info)
 
-    def maybe_in_memory(self) -> BlockLog | None:
+    def maybe_in_memory(self) -> BlockLog:
         return self._blocks
 
     def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:

@@ -207,8 +207,6 @@ class SealedPart:
             return None
         segment = self.segment
         log = segment.maybe_in_memory()
-        if log is None:
-            return None
         direct = self.direct = Direct(index.keys, index.starts, index.postings, segment.entries, log)
         if self._index is None:  # another thread has closed the segment meanwhile
             self.direct = None

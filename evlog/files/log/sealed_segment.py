@@ -16,8 +16,6 @@ from evlog.files.log.segment import Segment, check_header, read_header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mmap import mmap
-
     from evlog.files.format.manifest import SegmentInfo
     from evlog.files.log.segment import InMemory
 
@@ -42,7 +40,7 @@ class SealedSegment(Segment):
     def _open_log(self) -> None:
         log_bytes = self.info.log_bytes
         self._log = map_file(self.log_path)
-        self._map: mmap | None = self._log.obj  # type: ignore[assignment]  # slices of it are bytes
+        self._map: InMemory = self._log.obj  # type: ignore[assignment]  # slices of it are bytes
         header = read_header(bytes(self._log[:FILE_HEADER_BYTES]), self.log_path)
         check_header(header, self.log_path, self.header)
         if len(self._log) != log_bytes:
@@ -52,7 +50,7 @@ class SealedSegment(Segment):
                 f"the file has {len(self._log)} bytes, {log_bytes} were sealed",
             )
 
-    def maybe_in_memory(self) -> InMemory | None:
+    def maybe_in_memory(self) -> InMemory:
         return self._map
 
     def window(self, offset: int, length: int) -> tuple[bytes | memoryview, int]:  # noqa: ARG002 - all of it
