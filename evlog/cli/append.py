@@ -37,15 +37,15 @@ code 7. A missing store is created, which is said on stderr; --no-create ends wi
   date | evlog append notes Noted - --content-type text
   evlog append user-7 Registered --tag email:a@b.c --if-none tag=email:a@b.c
 
-Lines that `evlog read` printed go in as they are; only `stream` and `type` have to be there. With --id-
-field alone, lines have this shape, and any field, or a template of some, identifies the event. For lines of
-any other shape give STREAM and TYPE, or --stream-field and --type-field: a dotted path such as at.host, or
-for the stream a template such as 'host-{.at.host}'. The whole line is the data unless --data-field names a
-part of it. With --stream-field, the one argument is the TYPE. What --id-field names is a UUID, or any other
-text or number: that is an idempotency key then, which can also be a template. --data-is-text is for JSON
-within a string, as kcat -J prints it. --text takes each line, also an empty one, as the text of an event.
---time-field is for importing a history: events get the times that they had, and while it runs the store
-takes no other appends.
+Lines that `evlog read` printed go in as they are; only `stream` and `type` have to be there. With --id-field
+alone, lines have this shape, and any field, or a template of some, identifies the event. For lines of any
+other shape give STREAM and TYPE, or --stream-field and --type-field: a dotted path such as at.host, or for
+the stream a template such as 'host-{.at.host}'. The whole line is the data unless --data-field names a part
+of it. With --stream-field, the one argument is the TYPE. What --id-field names is a UUID, or any other text
+or number: that is an idempotency key then, which can also be a template. --data-is-text is for JSON within a
+string, as kcat -J prints it. --text takes each line, also an empty one, as the text of an event. --time-field
+is for importing a history: events get the times that they had, and while it runs the store takes no other
+appends.
 
 \b
   evlog read | evlog --store copy append --lines

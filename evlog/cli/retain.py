@@ -135,7 +135,8 @@ def _parse_age(text: str) -> int:
     seconds = parse_duration(text)
     if seconds < 1 or seconds % 1:
         raise InvalidArgument(
-            f"--max-age {text!r} is not in whole seconds", "use an age such as 90s, 15m or 30d"
+            f"--max-age {text!r} is not a whole number of seconds, at least 1",
+            "use an age such as 90s, 15m or 30d",
         )
     if seconds > MAX_AGE_SECONDS:
         raise InvalidArgument(f"--max-age {text!r} is too long", f"use at most {MAX_AGE_SECONDS // 86_400}d")

@@ -18,6 +18,7 @@ from evlog.cli._support.parameters import (
     FILTER,
     OUTPUT,
     STORE,
+    WHEN,
     argument,
     choice,
     flag,
@@ -34,7 +35,8 @@ from evlog.errors import (
     StoreNotFound,
     SubscriptionNotFound,
 )
-from evlog.model.filters import make_filter
+from evlog.model.events import microseconds_of
+from evlog.model.filters import EVERYTHING, LogSelection, make_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ PARAMETERS: Final = (
     option("--after", "N", "Start after this position (with STREAM: version).", BOUND),
     option("--to", "N", "Stop after this position, matching or not.", BOUND),
     *FILTER,
+    option("--until", "WHEN", "Written before then.", WHEN),
     option("--name", "NAME", "A durable subscription: continue where it stopped."),
     option("--shard", "K/N", "With --name: share it by N consumers; this one takes a Kth of the streams."),
     option("--exec", "COMMAND", "Run it on each event, JSON on its stdin.", name="exec"),
@@ -189,6 +192,7 @@ class _Plan:
         content = options.content_of(given)
         self.filter = make_filter(given.stream, given.category, given.type or None, tags=given.tag, **content)
         self.since: datetime | None = given.since
+        self.until: datetime | None = given.until
         self.after: int | None = given.after
         self.condition = StopCondition(given.count, given.until_type, given.fail_type, given.to)
         starts = given.after is not None or given.since is not None
@@ -211,6 +215,8 @@ class _Plan:
             raise InvalidArgument("--exec-timeout 0 leaves no time", "give a longer time, or leave it out")
         if self.name is not None and self.since is not None and _is_ahead(self.since):
             raise InvalidArgument("--since must be in the past when --name is used", "give an earlier time")
+        if self.until is not None and _is_ahead(self.until):
+            raise InvalidArgument("--until must be in the past", "use --timeout to stop later")
 
 
 def _check(given: Given) -> None:
@@ -268,9 +274,13 @@ def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> s
             raise missing_stream(store, filter.stream, "evlog tail")
         if console.stderr_is_terminal():
             console.note(f"no stream {filter.stream!r} yet; waiting for it")
+    if plan.until is not None:
+        plan.condition.to = _last_before(store, plan.until, plan.condition.to)
     start, to = 0, plan.condition.to
     if name is None or not _is_known(store, name):
-        start = start_position(store, filter, last=plan.last, after=plan.after, to=to, since=plan.since)
+        start = start_position(
+            store, filter, last=plan.last, after=plan.after, to=to, since=plan.since, until=plan.until
+        )
     with stops.held:  # so that a subscription that was begun is closed
         subscription = store.subscribe(
             name,
@@ -302,6 +312,13 @@ def _deliver(store: evlog.EventStore, path: str, plan: _Plan, stops: Stops) -> s
         finally:
             stops.ignore()
             subscription.close()
+
+
+def _last_before(store: evlog.EventStore, until: datetime, to: int | None) -> int:
+    """Return the last position up to `to` that was written before a time in the past; 0 if there is none."""
+    chosen = EVERYTHING.replace(until_us=microseconds_of(until))
+    last = next(store.engine.read_all(LogSelection(0, to, chosen, 1, reverse=True)), None)
+    return 0 if last is None else last.position
 
 
 def _make_sink(

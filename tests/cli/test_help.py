@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from evlog.cli._support.commands import COMMANDS
+from evlog.cli._support.plain import load
 from tests.cli.conftest import Evlog, on_terminal
 from tests.support.programs import ROOT
 
@@ -121,3 +122,14 @@ def test_an_action_of_a_command_has_help_of_its_own(evlog: Evlog) -> None:
 def test_the_usage_says_which_arguments_are_needed(evlog: Evlog, arguments: list[str], usage: str) -> None:
     first = evlog(*arguments, "--help").out.decode().splitlines()[0]
     assert first == f"Usage: evlog {' '.join(arguments)} [OPTIONS] {usage}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_word_of_a_help_text_is_broken(evlog: Evlog, name: str) -> None:
+    """An option that ends a line with its hyphen is two words, and cannot be copied or searched."""
+    shown = set(evlog(name, "--help").out.decode().split())
+    module = load(name)
+    texts = [module.HELP, *(parameter.help for parameter in getattr(module, "PARAMETERS", ()))]
+    words = {word for text in texts for word in text.split()} - {"\b"}
+    assert words <= shown
+    assert not [word for word in words if word.startswith("--") and word.endswith("-")]

@@ -9,7 +9,7 @@ import pytest
 
 import evlog as library
 from evlog.cli import tail
-from tests.cli.conftest import Evlog
+from tests.cli.conftest import Evlog, as_lines
 
 
 @pytest.fixture
@@ -346,3 +346,27 @@ def test_to_is_waited_for(evlog: Evlog) -> None:
     assert evlog("tail", "-f", "--to", "1", "--until-type", "U").code == 8
     refused = evlog("tail", "a", "--to", "1")
     assert (refused.code, "leave STREAM out" in refused.err) == (2, True)
+
+
+def test_until_is_a_time_in_the_past(evlog: Evlog) -> None:
+    times = (1, 2, 2, 3)
+    lines = as_lines({"stream": f"s-{n % 2}", "type": "T", "time": at} for n, at in enumerate(times))
+    evlog("append", "--lines", "--time-field", "time", stdin=lines)
+
+    def positions(*options: str) -> list[int]:
+        result = evlog("tail", *options)
+        assert result.code == 0, result.err
+        return [event["position"] for event in result.lines]
+
+    assert positions("--until", "@3") == [1, 2, 3]
+    assert positions("--until", "@3", "-n", "1") == [3]
+    assert positions("--until", "@3", "-f") == [1, 2, 3]
+    assert positions("--until", "@3", "--to", "2") == [1, 2]
+    assert positions("s-1", "--until", "@3", "-n", "1") == [2]
+    assert positions("--since", "@2", "--until", "@3") == [2, 3]
+    assert positions("--until", "@1") == positions("-f", "--until", "@1") == []
+    assert positions("--name", "x", "--until", "@2") == [1]
+    assert positions("--name", "x") == [2, 3, 4]
+    ahead = evlog("tail", "--until", "2999-01-01")
+    assert (ahead.code, ahead.out) == (2, b"")
+    assert "--until must be in the past; use --timeout" in ahead.err

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from typer._click._textwrap import TextWrapper
 
 # Typer publishes only one of these (BadParameter); a wrong command line can raise any of them.
 from typer._click.exceptions import ClickException, NoSuchOption, UsageError
@@ -41,6 +42,8 @@ on stderr; EVLOG_ERRORS=json makes errors JSON too.
   evlog read order-42
   evlog streams --category order
 """
+# Typer breaks a line also at a hyphen, which makes two words of --id-field, and has no setting for it.
+TextWrapper.wordsep_re = TextWrapper.wordsep_simple_re
 _EXTRA_ARGUMENTS: Final = "Got unexpected extra argument(s) ("
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 

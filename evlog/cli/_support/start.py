@@ -27,6 +27,7 @@ def start_position(
     after: int | None,
     to: int | None,
     since: datetime | None,
+    until: datetime | None,
 ) -> int:
     """Return the position after which to start.
 
@@ -34,10 +35,11 @@ def start_position(
         last: start with the last events, this many; None: with the first one.
         after: a version if the filter names a stream, else a position; events up to it are left out.
         to: where the run ends; the last events are the last ones up to this position.
-        since: events before this time are left out.
+        since, until: events before the first and from the second time on are left out.
     """
     engine, stream, begin = store.engine, filter.stream, after or 0
-    chosen = filter.replace(stream=None, since_us=None if since is None else microseconds_of(since))
+    since_us, until_us = (None if when is None else microseconds_of(when) for when in (since, until))
+    chosen = filter.replace(stream=None, since_us=since_us, until_us=until_us)
 
     def read(limit: int, *, reverse: bool) -> Iterator[Event]:
         if stream is None:

@@ -506,7 +506,10 @@ def translate(
 ) -> EvlogError:
     """Return evlog's error for one of psycopg's. Without a time of the caller's, the server's has run out."""
     state, where = error.sqlstate or "", address.text
-    text = " ".join((error.diag.message_primary or str(error)).split())
+    lines = (error.diag.message_primary or str(error)).splitlines()
+    # libpq's question is answered by evlog's own advice, and has no mark between it and the reason.
+    told = [line for line in lines if not line.startswith("\tIs the server running")]
+    text = "; ".join(" ".join(line.split()) for line in told)
     if state.startswith("28") or state == "42501" or "authentication failed" in text or "pg_hba" in text:
         return StoreAccessDenied(where, text)
     if state == "3D000" or re.search(r'database "[^"]*" does not exist', text):

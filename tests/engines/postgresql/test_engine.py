@@ -334,6 +334,7 @@ def test_an_unreachable_server_is_reported_in_one_printable_line() -> None:
     with pytest.raises(evlog.StoreUnreachable) as caught:
         evlog.open(f"postgresql://evlog@127.0.0.1:{free_port()}/evlog")
     assert str(caught.value).isprintable()  # libpq gives several lines, with tabs
+    assert "refused); check the address" in str(caught.value)  # and ends with a question
 
 
 @pytest.mark.parametrize(("given", "environment", "waits"), [("", "", "10"), ("3", "", "3"), ("", "4", None)])
