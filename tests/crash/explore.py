@@ -121,7 +121,9 @@ Job = tuple[Callable[..., Outcome], tuple[object, ...]]
 
 def run(jobs: Iterable[Job]) -> Outcome:
     """Run the jobs in the worker processes and put their outcomes together."""
-    with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("forkserver")  # which has imported the package already
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(WORKERS, context) as pool:
         futures = [pool.submit(function, *arguments) for function, arguments in jobs]
         return together([future.result() for future in futures])
 
