@@ -7,6 +7,7 @@ works; and the next compaction makes the same segments as one that was not inter
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -70,6 +71,7 @@ def fill(store: EventStore, *, compress: bool) -> None:
     store.delete_stream("deleted")
 
 
+@functools.cache
 def compacting(*, compress: bool = False) -> tuple[Recording, Facts]:
     """Record how one process compacts a store, while another one appends now and then.
 
