@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.untrusted.uses import USES, build, faults_of, tree
+from tests.untrusted.uses import MEMORY_BYTES, build, faults_of, tree
 
 LINKS = ("link", "dangling link", "copy", "hard link")
 OTHERS = ("fifo", "/dev/zero", "directory", "hole", "empty")
@@ -100,4 +101,9 @@ def test_what_is_no_file_or_has_no_end_is_an_error_at_once(store: Path, kind: st
 
 
 def test_sound_store_has_no_faults_at_all(store: Path) -> None:
-    assert faults_of(str(store), list(USES)) == []
+    assert faults_of(str(store), sound=True) == []
+
+
+def test_what_this_process_has_mapped_leaves_a_use_its_memory(store: Path) -> None:
+    with mmap.mmap(-1, 2 * MEMORY_BYTES):
+        assert faults_of(str(store), sound=True) == []
