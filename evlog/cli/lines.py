@@ -197,15 +197,31 @@ def append_lines(given: Given, expected: int | str | None, conditions: Sequence[
     fd = stdin_descriptor()
     with options.open_or_create(given) as store:
         try:
-            if given.time_field is None:
-                appender = _Appender(store, decode, given, versions, conditions)
-                return _append_all(appender, fd, with_summary=not given.ack)
-            from evlog.transfer.imports import Import
-
-            with Import(store) as load:
-                return _append_all(_Importer(load, store, decode, given), fd, with_summary=not given.ack)
+            if given.time_field is not None:
+                return _import_all(store, decode, given, fd)
+            appender = _Appender(store, decode, given, versions, conditions)
+            return _append_all(appender, fd, with_summary=not given.ack)
         finally:
             options.report_torn_tails(store)
+
+
+def _import_all(store: EventStore, decode: Callable[[bytes], tuple[Any, ...]], given: Given, fd: int) -> int:
+    from evlog.cli._support.stops import Stopped, Stops, end_by
+    from evlog.transfer.imports import Import
+
+    importer = None
+    with Stops(watch_reader=False) as stops:  # SIGTERM must not leave a store that takes no other appends
+        try:
+            with Import(store) as load:
+                importer = _Importer(load, store, decode, given)
+                try:
+                    return _append_all(importer, fd, with_summary=not given.ack)
+                finally:
+                    stops.ignore()
+        except Stopped as stopped:
+            if importer is not None:
+                _note_summary("interrupted", importer)
+            end_by(stopped)
 
 
 def _append_all(appender: _Appender, fd: int, *, with_summary: bool) -> int:

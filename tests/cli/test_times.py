@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
+
 import pytest
 
-from tests.cli.conftest import Evlog, as_lines
+from tests.cli.conftest import Evlog, as_lines, run_process, start
 
 HISTORY = as_lines(
     [
@@ -89,3 +92,20 @@ def test_a_number_with_a_huge_exponent_is_bad_at_once(evlog: Evlog) -> None:
 def test_a_time_needs_lines_with_fields_one_by_one(evlog: Evlog, option: list[str]) -> None:
     done = evlog("append", "--lines", "--time-field", "time", *option, stdin=b"")
     assert done.code == 2
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_import_that_a_signal_ends_lets_the_store_take_appends(here: Path, signum: int) -> None:
+    with start("append", "--lines", "--time-field", "time", "--ack") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(as_lines([{"stream": "a", "type": "T", "time": 5}]))
+        process.stdin.flush()
+        assert b'"position":1' in process.stdout.readline()
+        refused = run_process("append", "a", "T")
+        assert refused.code == 10
+        process.send_signal(signum)
+        assert process.wait(60) == -signum
+        assert b'interrupted; so far {"appended":1,' in process.stderr.read()
+    assert run_process("append", "a", "T").code == 0
