@@ -287,7 +287,7 @@ class DirectoryEngine:
         return log.retry_on_compaction(lambda: list_snapshots(log))
 
     def removals(self) -> int:
-        return sum(info.removed_events for info in self._refreshed().manifest.segments)
+        return self._refreshed().manifest.removed_events
 
     # --- retention
 

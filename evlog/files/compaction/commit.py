@@ -214,7 +214,7 @@ def _decode_started(record: Record, path: str) -> Started:
 def append_started(log: Log, writer: Writer, plan: Plan) -> Started:
     """Record that a compaction begins; durable when this returns."""
     cut_off, rules = plan.cut_off, plan.rules
-    removed, size = events_removed(log), segment_bytes(log.store)
+    removed, size = log.manifest.removed_events, segment_bytes(log.store)
     data = {
         "position": cut_off.position,
         "time": cut_off.time_us,
@@ -242,11 +242,6 @@ def _append(writer: Writer, type: str, data: dict[str, Any]) -> int:
     raw = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
     event = (type, None, JSON_CODE, raw, None)
     return writer.append(AppendRequest.own(COMPACTIONS_STREAM, event)).positions[0]
-
-
-def events_removed(log: Log) -> int:
-    """Return how many events all compactions have removed."""
-    return sum(info.removed_events for info in log.manifest.segments)
 
 
 # --- subscriptions

@@ -32,7 +32,6 @@ from evlog.files.compaction.commit import (
     check_subscriptions,
     clear_leftovers,
     entries_crc,
-    events_removed,
     find_unfinished,
     remove_unnamed,
     replace_segments,
@@ -243,7 +242,7 @@ class _Run:
                 if self._erased:
                     with self._lock:  # no writer leads; a writer whose request is lost appends for itself
                         clear_requests(log.store, self._disk)
-                events, before = events_removed(log) - started.removed_before, started.bytes
+                events, before = log.manifest.removed_events - started.removed_before, started.bytes
                 after = segment_bytes(log.store)
                 append_finished(self._writer, started, events, after)
                 log.look()

@@ -15,8 +15,8 @@ from evlog.errors import CorruptionError
 from evlog.files.disk.files import Disk
 from evlog.files.disk.zstd import BlockFault, pack, require_zstandard, unpack
 from evlog.files.format import paths
-from evlog.files.format.frames import FRAME_HEADER_BYTES, check_body
-from evlog.files.format.headers import FILE_HEADER_BYTES, FormatFault
+from evlog.files.format.frames import FRAME_HEADER_BYTES
+from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.format.seek_table import (
     BLOCK_BYTES,
@@ -92,10 +92,7 @@ def _check_frames(segment: SealedSegment) -> None:
     offset = FILE_HEADER_BYTES
     while offset < segment.end:
         header, body = segment.frame(offset)
-        try:
-            check_body(header, body)
-        except FormatFault as fault:
-            raise CorruptionError(segment.log_path, offset, str(fault), header.first_position) from None
+        segment.check_frame(header, offset, body)
         offset += FRAME_HEADER_BYTES + header.length
 
 

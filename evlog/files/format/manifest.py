@@ -166,6 +166,11 @@ class Manifest(NamedTuple):
     def store_id_bytes(self) -> bytes:
         return bytes.fromhex(self.store_id.replace("-", ""))
 
+    @property
+    def removed_events(self) -> int:
+        """How many events all compactions have removed."""
+        return sum(info.removed_events for info in self.segments)
+
     def names(self, file: SegmentFile) -> bool:
         """Return whether the file is a part of the store."""
         at = bisect_left(self.segments, file.first_position, key=lambda info: info.first_position)

@@ -424,7 +424,7 @@ class Segment:
                     if low > first or after > high:
                         records = records[low - first : high - first]
                 else:
-                    self._check(header, offset, body)
+                    self.check_frame(header, offset, body)
             yield after, records
             low = first = after
             offset += size
@@ -477,7 +477,8 @@ class Segment:
         except FormatFault as fault:
             raise CorruptionError(self.log_path, offset, str(fault)) from None
 
-    def _check(self, header: FrameHeader, offset: int, body: bytes | memoryview) -> None:
+    def check_frame(self, header: FrameHeader, offset: int, body: bytes | memoryview) -> None:
+        """Raise CorruptionError if the body of the frame at an offset is damaged."""
         try:
             check_body(header, body)
         except FormatFault as fault:
