@@ -96,7 +96,7 @@ class Segments:
             if len(self._entries) >= _MAX_CACHED:
                 self._entries.clear()
             if segment.offsets_sound:
-                self._entries[place] = ReadFile(f"{task.path}.offsets").read(size, FILE_HEADER_BYTES)
+                self._entries[place] = task.read_entries(segment.entry_count)
             else:
                 self._entries[place] = bytes(LogCheck(task).run().entries)
         return self._entries[place]

@@ -113,7 +113,7 @@ def _all_of(task: SegmentTask) -> Lost:
     known = missing_segment(task)
     entries = []
     if known.log.entries_known:
-        rows = ReadFile(f"{task.path}.offsets").read(task.info.events * ENTRY_BYTES, FILE_HEADER_BYTES)
+        rows = task.read_entries(task.info.events)
         entries = [(row[0], row[7]) for row in ENTRY.iter_unpack(rows)]
     return Lost(0, task.info.events, entries)
 

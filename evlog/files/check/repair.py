@@ -23,9 +23,8 @@ from evlog.files.check.losses import lost_in_segment
 from evlog.files.check.task import SegmentTask
 from evlog.files.check.verify import verify_store
 from evlog.files.disk.file_lock import FileLock, SharedLock
-from evlog.files.disk.files import DISK, Disk, ReadFile, list_directory
+from evlog.files.disk.files import DISK, Disk, list_directory
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_LOG, KIND_OFFSETS, encode_file_header
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import (
@@ -231,4 +230,4 @@ def _logged_entries(task: SegmentTask) -> bytes:
 
 
 def _indexed_entries(task: SegmentTask) -> bytes:
-    return ReadFile(f"{task.path}.offsets").read(task.info.events * ENTRY_BYTES, FILE_HEADER_BYTES)
+    return task.read_entries(task.info.events)

@@ -207,7 +207,7 @@ def missing_segment(task: SegmentTask) -> SegmentCheck:
 def _read_entries(task: SegmentTask, count: int) -> bytes:
     """Read a segment's first entries from .offsets; fewer if there are not that many."""
     try:
-        return ReadFile(f"{task.path}.offsets").read(count * ENTRY_BYTES, FILE_HEADER_BYTES)
+        return task.read_entries(count)
     except (FileNotFoundError, EvlogError):
         return b""
 

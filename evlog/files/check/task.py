@@ -8,6 +8,7 @@ from evlog.errors import EvlogError
 from evlog.files.check.containers import CheckedLog, open_log
 from evlog.files.check.digest import LogDigest
 from evlog.files.disk.files import ReadFile
+from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_LOG,
@@ -60,6 +61,14 @@ class SegmentTask(NamedTuple):
     def open_log(self) -> ReadFile | CheckedLog:
         """Open the log, to be read past all damage. Raises as `open_log` does."""
         return open_log(self.store, self.store_id, self.info)
+
+    def read_entries(self, count: int) -> bytes:
+        """Return the first entries in .offsets, unchecked; fewer where it ends before.
+
+        Raises:
+            FileNotFoundError: it is missing.
+        """
+        return ReadFile(f"{self.path}.offsets").read(count * ENTRY_BYTES, FILE_HEADER_BYTES)
 
     def open_removed(self) -> RemovedEvents | None:
         """Open the file of the events that a compaction removed from the segment; None if there is none.
