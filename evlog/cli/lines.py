@@ -16,7 +16,7 @@ from evlog.cli._support.foreign import Templates, foreign_decoder, keyed_decoder
 from evlog.cli._support.stdin import read_lines, stdin_descriptor
 from evlog.errors import EXIT_FAILED, EXIT_OK, EventTooLarge, EvlogError, InvalidArgument, SchemaViolation
 from evlog.model.encoding import with_tags
-from evlog.model.events import MAX_EVENT_BYTES, TEXT_CODE, check_stream_name, check_type
+from evlog.model.events import MAX_EVENT_BYTES, TEXT_CODE, check_stream_name, check_type, now_ns
 from evlog.model.json_lines import MAX_LINE_BYTES, InvalidLine, check_size, own_decoder
 from evlog.model.links import KEY
 from evlog.model.paths import split_path
@@ -131,9 +131,7 @@ class Shape:
         decode, field = self._event_decoder(), self._given.time_field
         if field is None:
             return decode
-        from evlog.transfer.imports import now_us
-
-        read_time = time_reader(field, now_us())
+        read_time = time_reader(field, lambda: now_ns() // 1000)
         return lambda line: (*decode(line), read_time(line))
 
     def _event_decoder(self) -> Decode:

@@ -10,12 +10,19 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Final
 
 from evlog.errors import EventTooLarge, IdConflict, InvalidArgument, StreamTombstoned
 from evlog.model.appends import BatchResult
-from evlog.model.events import REDACTED_BEGIN, Event, check_stream_name, id_text, make_ids, microseconds_of
+from evlog.model.events import (
+    REDACTED_BEGIN,
+    Event,
+    check_stream_name,
+    id_text,
+    make_ids,
+    microseconds_of,
+    now_ns,
+)
 from evlog.model.filters import LogSelection
 from evlog.model.history import IMPORT_ID, HistoryPiece, Standing, refusal
 from evlog.model.links import KEY, text_in
@@ -160,7 +167,7 @@ class Import:
     def _check(self, streams: Sequence[str], events: Sequence[EncodedEvent], times_us: Sequence[int]) -> None:
         if not len(streams) == len(events) == len(times_us):
             raise InvalidArgument(f"{len(times_us)} times for {len(events)} events; give one for each event")
-        if events and not 0 <= min(times_us) <= max(times_us) <= now_us():
+        if events and not 0 <= min(times_us) <= max(times_us) <= now_ns() // 1000:
             raise InvalidArgument("a time is before 1970 or after now; check the clock of its source")
         most = self._engine.capabilities.max_event_bytes
         for _, _, _, data, metadata in events:
@@ -191,11 +198,6 @@ class Import:
 
 def _without_content(position: int, version: int, stream: str, id: bytes) -> Event:
     return Event((position, version, stream, "", id, 0, 0, b"null", _REMOVED))
-
-
-def now_us() -> int:
-    """Return the clock's time in microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 def _compare(known: Event, stream: str, event: EncodedEvent, id: bytes) -> None:

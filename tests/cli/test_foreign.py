@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evlog.cli._support.foreign import foreign_decoder, keyed_decoder
+from evlog.cli._support.foreign import foreign_decoder, keyed_decoder, time_reader
 from evlog.errors import EvlogError, InvalidArgument, InvalidStreamName
 from evlog.model.events import id_of_key, idempotency_id
 from evlog.model.json_lines import InvalidLine
@@ -247,3 +247,11 @@ def test_a_field_that_neither_an_event_nor_the_key_has_is_refused() -> None:
         keyed_decoder(None, None, "id")(OWN)
     with pytest.raises(InvalidLine, match="no field `key`"):
         keyed_decoder("s", None, "key")(b'{"type":"T"}')
+
+
+def test_a_time_is_compared_with_the_clock_when_its_line_comes() -> None:
+    clock = [5_000_000, 6_000_000]
+    of = time_reader("t", lambda: clock.pop(0))
+    with pytest.raises(InvalidLine, match="after now"):
+        of(b'{"t":6}')
+    assert of(b'{"t":6}') == 6_000_000

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from evlog.model.json_lines import Decode
 
 _BACKSLASH: Final = 0x5C
+_MOST_SECONDS: Final = 1 << 40  # after every clock
 _LINKS: Final = (CORRELATION, CAUSATION)
 _TEMPLATE: Final = re.compile(r"\{(\.[^{}]+)\}")
 
@@ -195,11 +196,11 @@ def keyed_decoder(
     return decode
 
 
-def time_reader(field: str, now_us: int) -> Callable[[bytes], int]:
+def time_reader(field: str, now_us: Callable[[], int]) -> Callable[[bytes], int]:
     """Return a function from a line to the time in a field, in microseconds since 1970.
 
     The field is ISO 8601 with a zone, or a number of seconds since 1970. InvalidLine: it is neither, or is
-    after `now_us`.
+    after `now_us` at that moment: lines may come for hours.
     """
     from datetime import datetime
     from decimal import Decimal
@@ -214,13 +215,13 @@ def time_reader(field: str, now_us: int) -> Callable[[bytes], int]:
         try:
             moment = None if is_number else datetime.fromisoformat(text)
             # A number with a huge exponent must not become an int of as many digits.
-            seconds = Decimal(text).min(now_us).max(-1) if is_number else 0
+            seconds = Decimal(text).min(_MOST_SECONDS).max(-1) if is_number else 0
         except (ValueError, ArithmeticError):
             raise InvalidLine(f"has no time in `{name}`; use ISO 8601 or seconds since 1970") from None
         if moment is not None and moment.tzinfo is None:
             raise InvalidLine(f"has a time without a zone in `{name}`; add one, such as Z for UTC")
         time_us = int(seconds * 1_000_000) if moment is None else microseconds_of(moment)
-        if time_us > now_us:
+        if time_us > now_us():
             unit = "; a number is of seconds since 1970" if is_number else ""
             raise InvalidLine(f"has a time after now in `{name}`{unit}")
         if time_us < 0:
