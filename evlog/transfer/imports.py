@@ -27,7 +27,7 @@ from evlog.model.filters import LogSelection
 from evlog.model.history import IMPORT_ID, HistoryPiece, Standing, refusal
 from evlog.model.links import KEY, text_in
 from evlog.schemas.registry import load
-from evlog.transfer.mirrors import acquire_lock, engine_of
+from evlog.transfer.mirrors import acquire_lock, engine_of, make_durable
 from evlog.transfer.targets import OPEN, refuse_mirrors_only
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class Import:
         policies = engine.policies() if engine.capabilities.retention else []
         self._tombstones = frozenset(each.stream for each in policies if each.retention.tombstone)
         self._head = engine.head()
+        make_durable(engine, self._head)  # what is known is not appended again
         last = next(engine.read_all(LogSelection.last()), None)
         self._last_us = 0 if last is None else last.time_us
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from operator import add
 from typing import TYPE_CHECKING, Final
 
-from evlog.errors import InvalidArgument, MirrorBusy, SubscriptionBusy
+from evlog.errors import InvalidArgument, MirrorBusy, SubscriptionBusy, Unsupported
 from evlog.model.arguments import check_functions, check_number
 from evlog.model.filters import EVERYTHING, LogSelection
 from evlog.model.history import Standing, refusal
@@ -155,6 +155,16 @@ def promote(store: EventStore) -> None:
         lock.release()
 
 
+def make_durable(engine: Engine, position: int) -> None:
+    """Return once the events up to a position are durable: their writer may have been killed before that."""
+    try:
+        feed = engine.follow(EVERYTHING)
+    except Unsupported:  # a topic of many partitions, where all that is there is durable
+        return
+    with closing(feed):
+        feed.make_durable(position)
+
+
 def engine_of(name: str, store: EventStore) -> Engine:
     """Return the engine of an open store, which the argument of this name must be."""
     if not isinstance(store, EventStore):
@@ -214,6 +224,7 @@ class Mirror:
         try:
             self._moved = self._has_moved()
             self._position = self._destination.head() if self._moved else self._target.begin(claim=True)
+            make_durable(self._destination, self._destination.head())  # it is not copied again
             self._feed = self._source.follow(EVERYTHING)
         except BaseException:
             self._leave()

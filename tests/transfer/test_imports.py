@@ -15,6 +15,9 @@ import evlog
 from evlog import NewEvents
 from evlog.store import EventStore
 from evlog.transfer import Import, mirror, promote
+from tests.crash import recordings
+from tests.crash.check import open_store
+from tests.crash.disk import Killed, RecordingDisk, World
 from tests.support.helpers import new, number_id, small_store
 from tests.support.programs import run_python
 
@@ -146,3 +149,26 @@ def test_a_killed_import_refuses_appends_until_it_is_run_again(store: EventStore
                 assert load.append(*days(0, 8)).appended == 3
         assert after.append("s-0", [new()]).first_position in {7, 10}
         assert after.verify().ok
+
+
+def test_what_a_killed_writer_left_is_durable_before_it_counts_as_known() -> None:
+    with recordings.scratch() as root:
+        world = World(root)
+        disk = RecordingDisk(world)
+        store = open_store(f"{root}/store", create=True, disk=RecordingDisk(world))
+        store.append("a", [new()])  # so that its log is open
+        killed = open_store(store.path, disk=disk)
+        killed.append("a", [new()])
+        disk.kill_at = disk.steps + 4  # after mark, frame and entries: the sync
+        with pytest.raises(Killed):
+            killed.append("s-0", [new(0, id=number_id(0))])
+        events = NewEvents(["s-0"], "T", [b"0"], ids=[number_id(0)])
+        with store, Import(store) as load:
+            assert load.append(events, [BEGIN]).duplicates == [True]
+            assert not is_log_dirty(world)
+
+
+def is_log_dirty(world: World) -> bool:
+    log = world.now.lookup("store/segments/00000000000000000001.0.log")
+    assert log is not None
+    return world.now.inodes[log].is_dirty

@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 
 import evlog
-from evlog import EventStore, NewEvent, salvage_store
+from evlog import EventStore, NewEvent, salvage_store, transfer
 from evlog.engine import Capabilities
 from evlog.files.compaction import compact
 from evlog.files.disk.file_lock import FileLock
@@ -27,6 +27,9 @@ from evlog.model.history import Standing
 from evlog.testing.mirroring import everything
 from evlog.transfer import plan_mirror, targets
 from evlog.transfer.pieces import ReadAhead, read_pieces
+from tests.crash import recordings
+from tests.crash.check import open_store
+from tests.crash.disk import Killed, RecordingDisk, World
 from tests.support import memory_engine
 from tests.support.helpers import flip_bit, new, small_store
 
@@ -555,3 +558,33 @@ def test_an_older_copy_in_the_sources_place_is_not_mirrored_onto_what_was_copied
             with pytest.raises(evlog.StoreReplaced):
                 copy()
         assert everything(destination) == copied
+
+
+class Dying(RecordingDisk):
+    """The disk of a process that is killed when it would sync a log."""
+
+    is_due = False
+
+    def sync(self, file: WriteFile) -> None:
+        if self.is_due and file.path.endswith(".log"):
+            raise Killed
+        super().sync(file)
+
+
+@pytest.mark.parametrize("merge", [False, True], ids=["identical", "merged"])
+def test_what_a_killed_run_has_copied_is_durable_after_the_next(source: EventStore, merge: bool) -> None:
+    with recordings.scratch() as root:
+        world = World(root)
+        disk = Dying(world)
+        source.append("s", [new()])
+        killed = open_store(f"{root}/store", create=True, disk=disk)
+        transfer.mirror(source, killed, merge=merge)
+        source.append("s", [new()])
+        disk.is_due = True
+        with pytest.raises(Killed):
+            transfer.mirror(source, killed, merge=merge)
+        with open_store(killed.path, disk=RecordingDisk(world)) as destination:
+            assert transfer.mirror(source, destination, merge=merge).events == 0
+        log = world.now.lookup("store/segments/00000000000000000001.0.log")
+        assert log is not None
+        assert not world.now.inodes[log].is_dirty
