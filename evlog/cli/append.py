@@ -50,7 +50,6 @@ appends.
 \b
   evlog read | evlog --store copy append --lines
   echo '{"host":"a"}' | evlog append --lines --stream-field 'on-{.host}' Seen
-  seq 3 | evlog append --lines numbers Counted
   date | evlog append --lines --text notes Noted
   evlog read | evlog --store moved append --lines --time-field time
 """

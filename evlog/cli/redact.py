@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import STORE, argument, option
-from evlog.cli.show import parse_event
+from evlog.cli._support.parameters import STORE, option
+from evlog.cli.show import EVENTS, parse_event
 from evlog.errors import InvalidArgument
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ next `evlog backup` into it. In a pipe the result is one JSON object.
 """
 
 PARAMETERS: Final = (
-    argument("ID", "The event's id, or its position.", required=True, many=True),
+    EVENTS,
     option("--reason", "TEXT", "Why, in one line without personal data; required."),
     STORE,
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from evlog.cli._support import console, options
-from evlog.cli._support.parameters import STORE, argument, choice
-from evlog.cli.show import parse_event
+from evlog.cli._support.parameters import STORE, choice
+from evlog.cli.show import EVENT, parse_event
 from evlog.model.events import id_text
 from evlog.model.json_lines import encode_lines, quote
 
@@ -31,7 +31,7 @@ itself.
 """
 
 PARAMETERS: Final = (
-    argument("ID", "The event's id, or its position.", required=True),
+    EVENT,
     choice("--output -o", "json|tree", "The form; tree on a terminal, else json."),
     STORE,
 )

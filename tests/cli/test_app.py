@@ -214,7 +214,8 @@ def test_help_shows_examples_that_work(evlog: Evlog, here: Path, arguments: list
     assert all(len(line) <= 80 for line in text.splitlines())
     if arguments not in ([], ["append"]):  # these begin with an empty store, the others with something to see
         for store in (".evlog", "orders"):
-            evlog("append", "--store", store, "order-42", "OrderPaid", '{"amount":1}')
+            key = ("--idempotency-key", "payment-7")
+            evlog("append", "--store", store, "order-42", "OrderPaid", '{"amount":1}', *key)
         known = [{"stream": "order-42", "type": "OrderPaid", "id": EXAMPLE_ID} | {"data": {"n": 1}}]
         others = [{"stream": "order-42", "type": "OrderPaid", "data": {"n": 1}}] * 20  # 17 is a position
         evlog("append", "--lines", stdin=as_lines([*known, *others]))

@@ -54,3 +54,13 @@ def test_a_removed_event_is_named_as_removed(filled: Evlog) -> None:
     shown = filled("show", FIRST)
     assert shown.code == 5
     assert "removed by a compaction" in shown.err
+
+
+def test_an_idempotency_key_names_its_event(filled: Evlog) -> None:
+    for key in ("payment-7", "key:7"):
+        filled("append", "order-1", "OrderPaid", "--idempotency-key", key)
+    assert [event["position"] for event in filled("show", "key:key:7", "key:payment-7").lines] == [4, 3]
+    assert filled("trace", "key:payment-7").line["position"] == 3
+    assert filled("redact", "key:payment-7", "--reason", "x").line["redacted"] == [3]
+    assert filled("show", "key:unknown").code == 5
+    assert filled("show", "key:").code == 2

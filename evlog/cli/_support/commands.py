@@ -11,7 +11,7 @@ SECTIONS = {
     },
     "Read": {
         "read": "Print events, of one stream or of all.",
-        "show": "Print single events, by id or position.",
+        "show": "Print single events, by id, position or key.",
         "trace": "Print what caused an event, and what it caused.",
         "streams": "List the streams.",
         "sql": "Query events and streams in SQL.",
