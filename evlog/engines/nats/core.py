@@ -46,15 +46,15 @@ class Core:
         self.connections = Connections(address)
         try:
             self.max_payload = _check_server(self.connections)
-            self.subjects = Subjects(address.name)
-            self.jetstream = JetStream(self.connections, address.stream, self.subjects.control)
+            self.jetstream = JetStream(self.connections, address.stream)
             self.created = self._has_begun = False
             self.config = self._open(create=create)
             self.jetstream.first_sequence = _first_sequence(self.config)
             if (most := int(self.config.get("max_msg_size", -1))) > 0:
                 self.max_payload = min(self.max_payload, most)
             self.store_id = _store_id(address, self.config)
-            self.subjects.store_id = self.jetstream.store_id = self.store_id
+            self.subjects = Subjects(address.name, self.store_id)
+            self.jetstream.store_id, self.jetstream.control = self.store_id, self.subjects.control
             self.reader = Reader(self.jetstream, self.subjects)
             self.appender = Appender(
                 self.connections,
@@ -93,7 +93,7 @@ class Core:
         config = {
             "name": self.address.stream,
             "description": "an event store of evlog",
-            "subjects": [self.subjects.all],
+            "subjects": [Subjects(self.address.name, store_id).all],
             "storage": "file",
             "retention": "limits",
             "discard": "new",

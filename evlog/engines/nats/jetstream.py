@@ -85,20 +85,18 @@ class Outgoing(NamedTuple):
 class JetStream:
     """One stream of JetStream.
 
-    Args:
-        control: the subject whose last message names the store; empty: of a bucket, which has none.
-
     Attributes:
         first_sequence: at which its sequences begin.
         store_id: of the store that was opened.
+        control: the subject whose last message names the store; empty: of a bucket, which has none.
     """
 
-    def __init__(self, connections: Connections, stream: str, control: str = "") -> None:
+    def __init__(self, connections: Connections, stream: str) -> None:
         self.connections = connections
         self.stream = stream
         self.first_sequence = 1
         self.store_id = ""
-        self._control = control
+        self.control = ""
 
     # --- the stream
 
@@ -156,7 +154,7 @@ class JetStream:
 
     def last_control(self) -> Stored:
         """Return the last control message, as the leader has it. Raises StoreReplaced."""
-        return self._own(self.last(self._control))
+        return self._own(self.last(self.control))
 
     def last_and_control(
         self, filter: str, timeout_seconds: float | None = None
@@ -165,7 +163,7 @@ class JetStream:
         subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
 
         def ask(session: Session, deadline: float) -> list[Stored | None]:
-            data = [json.dumps({"last_by_subj": each}).encode() for each in (filter, self._control)]
+            data = [json.dumps({"last_by_subj": each}).encode() for each in (filter, self.control)]
             inboxes = [session.ask(subject, each) for each in data]
             return [self._stored(session.receive(inbox, deadline).data) for inbox in inboxes]
 
@@ -265,7 +263,7 @@ class JetStream:
         Raises:
             CorruptionError: there is no control message. StoreReplaced: it is another store's.
         """
-        anchor = self._control
+        anchor = self.control
 
         def ask(session: Session, deadline: float) -> tuple[Stored | None, dict[str, Stored], int]:
             subject = f"$JS.API.STREAM.MSG.GET.{self.stream}"
@@ -299,7 +297,7 @@ class JetStream:
         """
         for tail, found, up_to in self._looks(subjects):
             if up_to == tail.sequence:
-                return tail, found[self._control], found
+                return tail, found[self.control], found
         raise self._behind()
 
     def _looks(self, subjects: Sequence[str]) -> Iterator[tuple[Stored, dict[str, Stored], int]]:

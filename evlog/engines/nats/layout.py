@@ -1,23 +1,26 @@
 """What is in the JetStream stream of a store: subjects, and messages that are not events.
 
-    evlog.NAME.e.u.CATEGORY.STREAM   an event; its headers are those of `evlog/engines/messages.py`
-    evlog.NAME.e.s.CATEGORY.STREAM   an event of the store's own, whose stream begins with $
-    evlog.NAME.i.ID                  an id that was given: the sequence of its event
-    evlog.NAME.r.ID                  a removed event: its `RemovedRecord`, as msgpack
-    evlog.NAME.l.CATEGORY.STREAM     the version and time of the last event of a stream, when it is removed
-    evlog.NAME.x                     a redacted event: its record without content, as msgpack
-    evlog.NAME.c                     control: which store it is, what it is to others, how much was removed
+    evlog.NAME.STORE.e.u.CATEGORY.STREAM   an event; its headers are those of `evlog/engines/messages.py`
+    evlog.NAME.STORE.e.s.CATEGORY.STREAM   an event of the store's own, whose stream begins with $
+    evlog.NAME.STORE.i.ID                  an id that was given: the sequence of its event
+    evlog.NAME.STORE.r.ID                  a removed event: its `RemovedRecord`, as msgpack
+    evlog.NAME.STORE.l.CATEGORY.STREAM     the version and time of a stream's last event, when it is removed
+    evlog.NAME.STORE.x                     a redacted event: its record without content, as msgpack
+    evlog.NAME.c                           control: which store it is, what it is to others, what is removed
 
-1. Categories, streams and ids are percent-encoded tokens: letters, digits, - _ ~ $ stay as they are. The
+1. STORE is the end of the store's id: 12 hex digits, all of them random. A purge names a subject, and the
+   server checks nothing else. So a compaction that was suspended just before its purge removes nothing of
+   another store that was made under the name meanwhile.
+2. Categories, streams and ids are percent-encoded tokens: letters, digits, - _ ~ $ stay as they are. The
    category of a stream whose name begins with - is empty: its token is %.
-2. Every message has `Evlog-Position` and `Evlog-Time`. Of one that is not an event, they are those of the
+3. Every message has `Evlog-Position` and `Evlog-Time`. Of one that is not an event, they are those of the
    last event before it. So both never fall from message to message, and the last one says where the log ends.
-3. No message is removed while it is the last one: what removes writes a message first.
-4. Event and index messages of an append are one atomic batch, which the server stores only if the stream
+4. No message is removed while it is the last one: what removes writes a message first.
+5. Event and index messages of an append are one atomic batch, which the server stores only if the stream
    ends where the writer has looked. An id that evlog makes needs no index: the sequence is in it.
-5. Events are removed by messages that say so, and then purged. Until they are, `c` says up to which version
+6. Events are removed by messages that say so, and then purged. Until they are, `c` says up to which version
    of their stream no reader returns any.
-6. A message of `c` comes with every change of what all appends depend on: policies, schemas, redactions.
+7. A message of `c` comes with every change of what all appends depend on: policies, schemas, redactions.
    One with the header `Evlog-Format` comes with another format: programs that have the store open see it.
 """
 
@@ -51,6 +54,7 @@ _SAFE: Final = "-_~$"
 _EMPTY: Final = "%"  # no other text has this token
 _ESCAPED: Final = re.compile(rb"[\x00-\x1f\x7f%]|^ | $")
 _SEQUENCE_BITS: Final = 40
+_STORE_DIGITS: Final = 12
 _MAX_CACHED: Final = 10_000
 _LINES: Final = b"".join(
     b"%b: %%%b\r\n" % (name.encode(), kind)
@@ -81,11 +85,11 @@ def of_token(text: str) -> str:
 class Subjects:
     """The subjects of one store, and its id."""
 
-    def __init__(self, name: str, store_id: str = "") -> None:
+    def __init__(self, name: str, store_id: str) -> None:
         self.store_id = store_id
-        self.prefix = f"evlog.{name}."
-        self.all = f"{self.prefix}>"
-        self.control = f"{self.prefix}c"
+        self.all = f"evlog.{name}.>"
+        self.control = f"evlog.{name}.c"
+        self.prefix = f"evlog.{name}.{store_id[-_STORE_DIGITS:]}."
         self.redacted = f"{self.prefix}x"
         self.events = f"{self.prefix}e.>"
         self.user_events = f"{self.prefix}e.u.>"

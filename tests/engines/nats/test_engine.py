@@ -422,23 +422,45 @@ def test_a_redaction_erases_nothing_in_a_stream_that_was_made_again(
     nats_server: nats.Cluster, nats_url: NewUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = nats_url()
-    erase = JetStream.erase
-
-    def replace_stream(jetstream: JetStream, sequence: int) -> None:
-        port = nats_server.ports[0]
-        assert nats_server.ask(port, f"$JS.API.STREAM.DELETE.evlog-{url.rpartition('/')[2]}", b"")
-        with evlog.open(url, create=True) as other:
-            other.append("b", [NewEvent("T", "again")])
-        erase(jetstream, sequence)
-
     with evlog.open(url, create=True) as store:
         store.append("a", [NewEvent("T", "old")])
-        monkeypatch.setattr(JetStream, "erase", replace_stream)
+        _replace_before(monkeypatch, nats_server, url, "erase")
         with pytest.raises(evlog.StoreReplaced):
             store.redact(1, reason="r")
     with evlog.open(url) as store:
         assert [event.json() for event in store.read_all()] == ["again"]
         assert store.verify().ok
+
+
+def test_a_compaction_removes_nothing_of_a_stream_that_was_made_again(
+    nats_server: nats.Cluster, nats_url: NewUrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A purge has no condition: it removes the messages of a subject below a sequence."""
+    url = nats_url()
+    with evlog.open(url, create=True) as store:
+        store.append("a", [NewEvent("T", "old"), NewEvent("T", "old")])
+        store.set_retention("a", max_count=1)
+        monkeypatch.setattr("evlog.engines.nats.core._FIRST_BITS", 0)  # the other store's sequences are lower
+        _replace_before(monkeypatch, nats_server, url, "purge")
+        with pytest.raises(evlog.StoreReplaced):
+            store.compact()
+    with evlog.open(url) as store:
+        assert [event.json() for event in store.read_all()] == ["again"]
+        assert store.verify().ok
+
+
+def _replace_before(monkeypatch: pytest.MonkeyPatch, server: nats.Cluster, url: str, method: str) -> None:
+    """Have another store with a stream `a` be made in the place of this one just before a request."""
+    request = getattr(JetStream, method)
+
+    def replace(*arguments: Any) -> Any:
+        monkeypatch.setattr(JetStream, method, request)
+        assert server.ask(server.ports[0], f"$JS.API.STREAM.DELETE.evlog-{url.rpartition('/')[2]}", b"")
+        with evlog.open(url, create=True) as other:
+            other.append("a", [NewEvent("T", "again")])
+        return request(*arguments)
+
+    monkeypatch.setattr(JetStream, method, replace)
 
 
 # --- appends
@@ -801,13 +823,13 @@ def test_another_client_reads_events_and_their_headers(nats_url: NewUrl) -> None
     url = nats_url()
     with evlog.open(url, create=True) as store:
         store.append("order-1", [NewEvent("Paid", {"a": 1}, tags=["t"], id=UUID(int=7))])
-        name = engine_of(store)._core.address.name
+        name, id = engine_of(store)._core.address.name, str(store.id)
 
     async def get() -> object:
         client = await nats_py.connect(url.rpartition("/")[0])
         try:
             return await client.jetstream().get_msg(
-                f"evlog-{name}", subject=f"evlog.{name}.e.u.order.order-1"
+                f"evlog-{name}", subject=f"evlog.{name}.{id[-12:]}.e.u.order.order-1"
             )
         finally:
             await client.close()
@@ -874,7 +896,7 @@ def test_subjects_of_two_stores_do_not_meet(nats_server: nats.Cluster) -> None:
         other.append("a", [NewEvent("T", 2)])
         assert [int(event.data) for event in one.read_all()] == [1]
         assert one.id != other.id
-        assert Subjects("near").prefix not in Subjects("near-2").prefix
+        assert not Subjects("near-2", str(one.id)).prefix.startswith(Subjects("near", "").all[:-1])
 
 
 def test_streams_that_change_while_they_are_listed_are_listed_as_they_are(

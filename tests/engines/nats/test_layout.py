@@ -18,7 +18,7 @@ from evlog.model.events import Event
 from evlog.model.history import RemovedRecord, Standing
 from tests.engines.test_messages import events
 
-SUBJECTS = layout.Subjects("x")
+SUBJECTS = layout.Subjects("x", "00000000-0000-7000-8000-0123456789ab")
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
@@ -47,11 +47,12 @@ def test_a_name_is_one_token_and_comes_back(name: str) -> None:
 
 
 def test_streams_are_under_their_category() -> None:
-    assert SUBJECTS.stream("order-4.2") == "evlog.x.e.u.order.order-4%2E2"
-    assert SUBJECTS.stream("$$order-4") == "evlog.x.e.s.$$order.$$order-4"
-    assert SUBJECTS.category("order") == "evlog.x.e.u.order.*"
-    assert SUBJECTS.last("a") == "evlog.x.l.a.a"
-    assert SUBJECTS.stream("-1") == "evlog.x.e.u.%.-1"  # a token cannot be empty
+    prefix = "evlog.x.0123456789ab."
+    assert SUBJECTS.stream("order-4.2") == f"{prefix}e.u.order.order-4%2E2"
+    assert SUBJECTS.stream("$$order-4") == f"{prefix}e.s.$$order.$$order-4"
+    assert SUBJECTS.category("order") == f"{prefix}e.u.order.*"
+    assert SUBJECTS.last("a") == f"{prefix}l.a.a"
+    assert SUBJECTS.stream("-1") == f"{prefix}e.u.%.-1"  # a token cannot be empty
 
 
 @given(st.integers(1, (1 << 40) - 1000), st.integers(1, 999))
