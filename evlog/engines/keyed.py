@@ -206,9 +206,10 @@ class KeyedCheckpoint:
         return bool(document.get("holder")) and bool(document["until_us"] > now_ns() // 1000)
 
     def load(self) -> Checkpoint | None:
-        record = self._records.get(self._key)
-        if record is None:
-            return None
+        return self.decode(self._records.get(self._key))
+
+    def decode(self, record: Record | None) -> Checkpoint | None:
+        """Return the checkpoint in a record of this subscription, if there is one. Raises CorruptionError."""
         document = self._parse(record)
         if "position" not in document:
             return None
@@ -374,13 +375,17 @@ def _keep_lease(run: ref[KeyedCheckpoint], ended: threading.Event, seconds: floa
 
 def checkpoint_names(records: KeyValue) -> list[str]:
     """Return the names of all subscriptions, sorted."""
-    found = records.list((SUBSCRIPTION,))
-    return sorted(key[1] for key, record in found if b'"position":' in record.value)
+    return [name for name, _ in _kept(records)]
 
 
 def checkpoints(records: KeyValue) -> Iterator[tuple[str, Checkpoint | None]]:
     """Iterate over all subscriptions by name."""
-    return ((name, KeyedCheckpoint(records, name).load()) for name in checkpoint_names(records))
+    return ((name, KeyedCheckpoint(records, name).decode(record)) for name, record in _kept(records))
+
+
+def _kept(records: KeyValue) -> list[tuple[str, Record]]:
+    found = records.list((SUBSCRIPTION,))
+    return sorted((key[1], record) for key, record in found if b'"position":' in record.value)
 
 
 def _encode(document: dict[str, Any]) -> bytes:

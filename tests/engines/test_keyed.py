@@ -9,7 +9,14 @@ from uuid import UUID
 
 import pytest
 
-from evlog.engines.keyed import KeyedCheckpoint, KeyedSnapshot, checkpoint_names, snapshot_names
+from evlog.engines.keyed import (
+    KeyedCheckpoint,
+    KeyedSnapshot,
+    Record,
+    checkpoint_names,
+    checkpoints,
+    snapshot_names,
+)
 from evlog.errors import CorruptionError, StoreUnreachable, SubscriptionBusy, Unsupported
 from evlog.model.checkpoints import Checkpoint
 from evlog.model.events import Event
@@ -200,6 +207,28 @@ def test_a_checkpoint_comes_back_and_only_checkpoints_are_listed() -> None:
     assert one.load() is None
     one.release()
     empty.release()
+
+
+class CountsLookUps(MemoryRecords):
+    """Counts the records that are looked up by themselves."""
+
+    looked_up = 0
+
+    def get(self, key: tuple[str, ...]) -> Record | None:
+        self.looked_up += 1
+        return super().get(key)
+
+
+def test_all_checkpoints_are_read_with_their_names() -> None:
+    records = CountsLookUps()
+    for name in ("b", "a"):
+        one = held(records, name)
+        one.create(FIRST)
+        one.release()
+    records.looked_up = 0
+    found = [(name, checkpoint and checkpoint[:3]) for name, checkpoint in checkpoints(records)]
+    assert found == [("a", FIRST[:3]), ("b", FIRST[:3])]
+    assert records.looked_up == 0
 
 
 def test_parked_events_keep_their_order_and_go_with_the_subscription() -> None:

@@ -8,7 +8,7 @@ from evlog.engines.deciding import content_digest
 from evlog.engines.digest import LogDigest, changed_finding, check_redacted
 from evlog.engines.dynamodb.items import decode_id, id_key
 from evlog.engines.dynamodb.reading import IndexBehind
-from evlog.engines.keyed import KeyedCheckpoint, checkpoint_names
+from evlog.engines.keyed import checkpoints
 from evlog.model.filters import LogSelection
 from evlog.model.pins import maybe_parse_pin
 from evlog.model.redaction import since
@@ -63,9 +63,10 @@ def _check_counts(core: Core, reader: Reader, records: KeyValue, state: LogState
             f"the log ends at {state.position}, and {total + state.removed + state.lost} are accounted for"
         )
         findings.append(_damage("position", None, detail))
-    for name in checkpoint_names(records):
-        place = KeyedCheckpoint(records, name).load()
-        if place is not None and place.position > core.state().position:
+    kept = list(checkpoints(records))
+    end = core.state().position  # after the checkpoints: they may be beyond what was the end before
+    for name, place in kept:
+        if place is not None and place.position > end:
             detail = f"subscription {name} is at position {place.position}, beyond the end of the log"
             findings.append(_damage("checkpoint", None, detail))
     return findings
