@@ -14,7 +14,7 @@ from evlog.engines.kafka.index import snapshot_names
 from evlog.engines.kafka.keyed import TopicEngine
 from evlog.engines.kafka.partitions import PartitionedTopic
 from evlog.engines.kafka.reading import Reader
-from evlog.engines.kafka.records import encode_event, encode_forget, encode_piece, encode_standing
+from evlog.engines.kafka.records import FORMAT, encode_event, encode_forget, encode_piece, encode_standing
 from evlog.engines.kafka.writing import Decision
 from evlog.engines.reading import ReadsByReader
 from evlog.errors import EventTooLarge, ServerUnsuitable, StoreNotFound, Unsupported
@@ -175,7 +175,7 @@ class KafkaEngine(TopicEngine, ReadsByReader):
 
     def info(self) -> StoreInfo:
         """Return the store in numbers; `bytes` are those of the local index."""
-        return self._index().info()._replace(path=self.address, id=UUID(self.store_id))
+        return self._index().info()._replace(path=self.address, id=UUID(self.store_id), format=FORMAT)
 
     def removals(self) -> int:
         """Return how many events the source of a mirror has removed."""

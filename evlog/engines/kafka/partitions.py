@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 from evlog.engines.kafka.keyed import TopicEngine
-from evlog.engines.kafka.records import encode_events
+from evlog.engines.kafka.records import FORMAT, encode_events
 from evlog.engines.kafka.writing import Decision
 from evlog.errors import Unsupported
 from evlog.model.events import SYSTEM_PREFIX, Event
@@ -125,7 +125,7 @@ class PartitionedTopic(TopicEngine):
         return StoreInfo(
             path=self.address,
             id=UUID(self.store_id),
-            format=1,
+            format=FORMAT,
             events=position,
             streams=0,
             bytes=0,
