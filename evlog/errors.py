@@ -800,14 +800,20 @@ class EngineError(EvlogError):
         self.reason = reason
 
 
-# Errors of the server or the connection. They say nothing about an append that was sent before.
-SERVER_ERRORS = (
+# Errors that end the retries of an append before these have looked for its ids: they do not say whether an
+# earlier try was made.
+ENDS_RETRIES = (
     StoreUnreachable,
     StoreAccessDenied,
     StoreNotFound,
     StoreThrottled,
     StoreFull,
+    StoreClosed,
+    StoreIsMirror,
+    StoreMoved,
     LockTimeout,
+    UnsupportedFormat,
+    CorruptionError,
     EngineError,
 )
 

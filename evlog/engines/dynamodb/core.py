@@ -39,7 +39,7 @@ from evlog.engines.dynamodb.items import (
     version_key,
 )
 from evlog.errors import (
-    SERVER_ERRORS,
+    ENDS_RETRIES,
     EvlogError,
     LockTimeout,
     StoreNotFound,
@@ -227,7 +227,7 @@ class Core:
                         raise
                     time.sleep(_PAUSE_SECONDS)
                 moment = None
-        except SERVER_ERRORS as error:
+        except ENDS_RETRIES as error:
             if not turn.is_unsure:
                 raise
             raise unknown_after(error, self.address.text) from None

@@ -28,7 +28,7 @@ from evlog.engines.kafka.client import (
     translate,
 )
 from evlog.errors import (
-    SERVER_ERRORS,
+    ENDS_RETRIES,
     EvlogError,
     LockTimeout,
     StoreReplaced,
@@ -142,7 +142,7 @@ class Writer:
             state = _Tries(self._client.address.timeout_seconds)
             try:
                 return self._write_locked(decide, state, fence=fence)
-            except SERVER_ERRORS as error:
+            except ENDS_RETRIES as error:
                 if not state.is_unsure:
                     raise
                 raise unknown_after(error, self._client.address.text) from error
@@ -174,8 +174,8 @@ class Writer:
                     return done.result
             except (KafkaException, StoreUnreachable) as error:
                 self._drop()
-                self._client.check_open()
                 self._pause(error, state)
+                self._client.check_open()
             except StoreReplaced:
                 self._drop()
                 raise
@@ -204,6 +204,7 @@ class Writer:
         if records:
             state.is_current, state.is_sending = False, True
             state.is_unsure = False  # a try before this one was aborted: the decision has not found it
+            self._check_limit(state)
             assert decision is not None
             decision.offset = offset = self._send(records, state.deadline)
             try:
@@ -220,22 +221,28 @@ class Writer:
         """Pause before the next try. Raises the error for the caller if there is none."""
         cause = error.args[0] if isinstance(error, KafkaException) else None
         found = error if cause is None else translate(cause, self._client.address.text)
-        if cause is not None and is_fencing(cause):
+        is_fenced = cause is not None and is_fencing(cause)
+        if not (is_fenced or cause is None or is_transient(cause)):
+            raise found from error
+        state.is_unsure |= state.is_sending  # if fenced, too: a commit that was not answered is sent again
+        if is_fenced:
             state.fenced += 1
             state.deadline = time.monotonic() + self._client.address.timeout_seconds
-            limit = self._lock_timeout_seconds
-            if limit is not None and time.monotonic() - state.begun >= limit:
-                raise LockTimeout(self._client.address.text, limit) from error
+            if not state.is_unsure:
+                self._check_limit(state)
             if state.fenced > 1:
                 longest = min(_LONGEST_PAUSE_SECONDS, 0.01 * 2.0**state.fenced)
                 time.sleep(random.uniform(0.0, longest))  # noqa: S311 - so that two do not meet again
-        elif not (cause is None or is_transient(cause)):
+        elif time.monotonic() >= state.deadline:
             raise found from error
         else:
-            state.is_unsure |= state.is_sending
-            if time.monotonic() >= state.deadline:
-                raise found from error
             time.sleep(0.02)
+
+    def _check_limit(self, state: _Tries) -> None:
+        """Raise LockTimeout if other writers were faster for too long."""
+        limit = self._lock_timeout_seconds
+        if limit is not None and state.fenced and time.monotonic() - state.begun >= limit:
+            raise LockTimeout(self._client.address.text, limit)
 
     def _fence(self, deadline: float) -> None:
         """Become the one writer: the transaction of any other is aborted, and it can commit no more."""

@@ -37,7 +37,7 @@ from evlog.engines.nats.layout import (
 from evlog.engines.nats.session import Lost, NoResponder, NotConnected
 from evlog.engines.waiting import Pause
 from evlog.errors import (
-    SERVER_ERRORS,
+    ENDS_RETRIES,
     EventTooLarge,
     EvlogError,
     InvalidEvent,
@@ -256,7 +256,7 @@ class Appender:
                 else:
                     self._let_others_in()
                     return decision.result
-        except SERVER_ERRORS as error:
+        except ENDS_RETRIES as error:
             if not is_unsure:
                 raise
             raise unknown_after(error, self.connections.address.text) from error

@@ -29,7 +29,7 @@ from evlog.engines.postgresql.connections import (
 )
 from evlog.engines.waiting import Pause
 from evlog.errors import (
-    SERVER_ERRORS,
+    ENDS_RETRIES,
     AppendTooLarge,
     ConditionFailed,
     IdConflict,
@@ -169,7 +169,7 @@ class Appender:
         """Send an append, again with the same ids after a broken connection, and return its outcome."""
         try:
             return self._retry(call)
-        except SERVER_ERRORS as error:
+        except ENDS_RETRIES as error:
             if not call.is_unsure:
                 raise
             raise unknown_after(error, self._connections.address.text) from error

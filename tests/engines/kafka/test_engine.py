@@ -495,6 +495,32 @@ def test_an_append_that_is_denied_after_its_answer_was_lost_may_have_been_made(
         assert [event.data for event in store.read("a")] == [b"0", b"1"]
 
 
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_writer_that_is_fenced_at_its_commit_finds_out_whether_it_was_made(
+    kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch, is_committed: bool
+) -> None:
+    """The client sends a commit again whose answer was lost; another writer may have its turn by then."""
+    with evlog.open(kafka_url(), create=True, lock_timeout=0) as store:
+        store.append("a", [NewEvent("T", 0)])
+        assert isinstance(store.engine, KafkaEngine)
+        writer = store.engine._writer
+        send = writer._send
+
+        def fenced(*arguments: Any) -> NoReturn:
+            monkeypatch.setattr(writer, "_send", send)
+            if is_committed:
+                send(*arguments)
+            raise KafkaException(KafkaError(KafkaError._FENCED))
+
+        monkeypatch.setattr(writer, "_send", fenced)
+        if is_committed:
+            assert store.append("a", [NewEvent("T", 1)]).last_version == 2
+        else:
+            with pytest.raises(evlog.LockTimeout):
+                store.append("a", [NewEvent("T", 1)])
+        assert len(list(store.read("a"))) == 1 + is_committed
+
+
 def test_records_after_that_of_a_newer_format_are_not_read(kafka_url: Callable[[], str]) -> None:
     url = kafka_url()
     with evlog.open(url, create=True) as store:

@@ -75,6 +75,8 @@ def test_an_append_whose_connection_breaks_is_made_once(
         ("alter role {role} set statement_timeout = 1; select {schema}.lock_log()", evlog.EngineError),
         ("alter role {role} set lock_timeout = 1; select {schema}.lock_log()", evlog.LockTimeout),
         ("alter schema {schema} rename to {schema}_moved", evlog.StoreNotFound),
+        ("update {schema}.log set moved_to = 'elsewhere'", evlog.StoreMoved),
+        ("update {schema}.log set format = 2", evlog.UnsupportedFormat),
     ],
 )
 def test_an_error_after_a_lost_answer_leaves_the_outcome_unknown(
