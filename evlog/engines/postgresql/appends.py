@@ -32,6 +32,7 @@ from evlog.errors import (
     ENDS_RETRIES,
     AppendTooLarge,
     ConditionFailed,
+    EngineError,
     IdConflict,
     InvalidArgument,
     StoreReplaced,
@@ -66,7 +67,11 @@ _BEGIN: Final = (Statement(b"begin"), ())
 _COMMIT: Final = (Statement(b"commit"), ())
 _MAX_BYTES: Final = 1 << 29  # a message to the server, and an array, is smaller than 1 GiB
 _LOCK_TIMEOUT: Final = Statement(b"select set_config('lock_timeout', $1, true)")
-_REFUSED_BY_JSON: Final = frozenset({"22P02", "22P05", "54001"})  # also: nested too deeply for its parser
+REFUSED_BY_JSON: Final = frozenset({"22P02", "22P05", "54001"})  # also: nested too deeply for its parser
+_KNOWN: Final = {
+    "IdConflict": "is known with different content",
+    "PartlyKnown": "is known, but not all ids of its append are",
+}
 _SERIALIZATION: Final = ("40001", "40P01")  # where the database's default is stricter
 _UNIQUE: Final = "23505"
 
@@ -112,12 +117,13 @@ class Appender:
         self._sync = sync
         self._contention = _Contention()
         self._lock_timeout_seconds = lock_timeout_seconds
-        # It returns no row, and appends nothing, if another store was made in a schema that was dropped, or a
-        # newer evlog has changed this one.
+        # It appends nothing if another store was made in a schema that was dropped, or a newer evlog has
+        # changed this one.
         self._statement = Statement(
             connections.address.sql(
-                "select {schema}.append({parameters}), set_config('synchronous_commit', $19, true) "
-                "from {schema}.describe() where o_store_id = $20 and o_format <= {format}",
+                "select case when o_store_id = $20 and o_format <= {format} "
+                "then {schema}.append({parameters}) end, "
+                "set_config('synchronous_commit', $19, true), o_store_id, o_format from {schema}.describe()",
                 format=str(FORMAT),
                 parameters=", ".join(f"${number}" for number in range(1, 19)),
             )
@@ -218,8 +224,8 @@ class Appender:
                 # The wait for the standby was cancelled. The server then reports the commit as done.
                 raise psycopg.OperationalError("the server has stopped waiting for its synchronous standby")
             answer = results[len(self._before)]
-            if not answer.ntuples:
-                raise self._other(connection)
+            if answer.get_value(0, 0) is None:
+                raise self._other(answer)
             positions, versions, duplicates = call.outcome(answer)
             return positions, versions, duplicates
         except psycopg.Error as error:
@@ -233,13 +239,12 @@ class Appender:
         finally:
             self._contention.leave(positions)
 
-    def _other(self, connection: Session) -> Exception:
+    def _other(self, answer: PGresult) -> Exception:
         """Return the error for a store that is not the one that was opened, or is now of a newer format."""
-        address = self._connections.address
-        row = connection.execute(address.sql("select o_format from {schema}.describe()")).fetchone()
-        if row is not None and row[0] > FORMAT:
-            return UnsupportedFormat(address.text, row[0], FORMAT)
-        return StoreReplaced(address.text)
+        address, format = self._connections.address.text, answer.get_value(0, 3) or b""
+        if answer.get_value(0, 2) == self._store_id:
+            return UnsupportedFormat(address, int.from_bytes(format), FORMAT)
+        return StoreReplaced(address)
 
     def _change(self, call: _Call, error: psycopg.Error, deadline: float) -> None:
         """Change what the server refused so that it can be sent again, or raise the refusal."""
@@ -249,10 +254,10 @@ class Appender:
         if is_read_only(error) and not call.is_moving:
             call.is_moving = True
             self._connections.forget_idle()
-        elif state in _REFUSED_BY_JSON and not call.raw_json:
+        elif state in REFUSED_BY_JSON and not call.raw_json:
             call.raw_json = True
         elif not call.look_up and (
-            state == _UNIQUE or (state == "EV000" and _detail(error)["error"] == "LookUp")
+            state == _UNIQUE or (state == "EV000" and _detail(error).get("error") == "LookUp")
         ):
             call.look_up = True
         elif state not in _SERIALIZATION or time.monotonic() >= deadline:
@@ -262,40 +267,37 @@ class Appender:
         """Return the error for an append that the server refused."""
         if error.sqlstate != "EV000":
             return translate(error, self._connections.address, self._lock_timeout_seconds)
-        detail = _detail(error)
-        kind = detail["error"]
-        if kind == "Refused":
-            standing = Standing(detail["mirror_of"] or "", detail["moved_to"] or "")
-            return refusal(self._connections.address.text, standing)
-        if kind == "SchemasChanged":
-            return SchemasChanged()
-        if kind == "ConditionFailed":
-            condition = call.conditions[detail["at"]]
-            return ConditionFailed(str(condition.query), condition.after, detail["position"])
-        if kind == "BeyondEnd":
-            return InvalidArgument(
-                f"position {detail['after']} is beyond the log's end, {detail['head']}; read again"
-            )
-        stream = detail["stream"]
-        if kind == "WrongExpectedVersion":
-            expected = detail["expected"]
-            return WrongExpectedVersion(
-                stream, int(expected) if expected.isdigit() else expected, detail["actual"]
-            )
-        if kind == "StreamTombstoned":
-            return StreamTombstoned(stream)
-        reason = (
-            "is known with different content"
-            if kind == "IdConflict"
-            else "is known, but not all ids of its append are"
-        )
-        return IdConflict(id_text(call.ids[detail["at"]]), stream, detail["position"], reason)
+        address, detail = self._connections.address.text, _detail(error)
+        match detail.get("error"):
+            case "Refused":
+                return refusal(address, Standing(detail["mirror_of"] or "", detail["moved_to"] or ""))
+            case "SchemasChanged":
+                return SchemasChanged()
+            case "ConditionFailed":
+                condition = call.conditions[detail["at"]]
+                return ConditionFailed(str(condition.query), condition.after, detail["position"])
+            case "BeyondEnd":
+                after, head = detail["after"], detail["head"]
+                return InvalidArgument(f"position {after} is beyond the log's end, {head}; read again")
+            case "WrongExpectedVersion":
+                expected = detail["expected"]
+                version = int(expected) if expected.isdigit() else expected
+                return WrongExpectedVersion(detail["stream"], version, detail["actual"])
+            case "StreamTombstoned":
+                return StreamTombstoned(detail["stream"])
+            case "IdConflict" | "PartlyKnown" as kind:
+                id = id_text(call.ids[detail["at"]])
+                return IdConflict(id, detail["stream"], detail["position"], _KNOWN[kind])
+            case _:
+                return EngineError(address, f"{error.diag.message_primary}: {error.diag.message_detail}")
 
 
 def _detail(error: psycopg.Error) -> dict[str, Any]:
-    """Return what the function `append` says of a refusal."""
-    detail: dict[str, Any] = json.loads(error.diag.message_detail or "{}")
-    return detail
+    """Return what the function `append` says of a refusal; nothing if it is not that function's."""
+    try:
+        return {**json.loads(error.diag.message_detail or "{}")}
+    except (ValueError, TypeError):
+        return {}
 
 
 class _Call:

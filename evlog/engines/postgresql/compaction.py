@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from evlog.engines.postgresql.history import STANDING, standing
+from evlog.engines.postgresql.history import REMOVE_ROWS, STANDING, standing
 from evlog.engines.postgresql.rows import moment
 from evlog.engines.retention import check_subscriptions
 from evlog.model.appends import AppendRequest
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from evlog.engines.postgresql.core import Core
     from evlog.model.retention import Rule
 
-_REMOVE_ROWS: Final = 10_000  # in one transaction
 _COMPACTIONS: Final = "$compactions"
 
 
@@ -62,7 +61,7 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
             removed += count
             if progress is not None:
                 progress(removed, events)
-            if count < _REMOVE_ROWS:
+            if count < REMOVE_ROWS:
                 break
     # A step whose answer was lost counted nothing; another compaction may have removed other events.
     removed = min(events, core.removals() - removed_before)
@@ -90,7 +89,7 @@ def _remove_step(core: Core, hidden: _Hidden, connection: Session) -> int:
         (first, before), present = hidden.limits, _limits_of(rule, hidden.version, hidden.now_us)
         limits = min(first, present[0]), min(before, present[1])
         statement = core.sql("select {schema}.remove_events(%s, %s, %s, %s)")
-        row = connection.execute(statement, (stream, *limits, _REMOVE_ROWS)).fetchone()
+        row = connection.execute(statement, (stream, *limits, REMOVE_ROWS)).fetchone()
         assert row is not None
         count: int = row[0]
         return count

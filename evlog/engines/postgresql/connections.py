@@ -95,7 +95,7 @@ class DatabaseNotFound(StoreNotFound):
 
     def __init__(self, address: str) -> None:
         EvlogError.__init__(self, f"no database at {address}", "create it with createdb, or correct the URL")
-        self.path = address
+        self.path, self.was_open = address, False
 
 
 class Address:
@@ -113,7 +113,8 @@ class Address:
             raise InvalidArgument(f"invalid listen {own['listen']!r} in the URL; use yes or no")
         self.listens = own.get("listen", "yes") == "yes"  # whether a connection is a session of the server
         self.may_be_pooled = "listen" not in own
-        self._same = "true"  # until the store is open
+        self.is_open = False  # the store
+        self._same = "true"  # until then
         self.prologue = b""  # what each session begins with: its database may commit without a flush
         query = urlencode(rest, quote_via=quote)  # libpq knows no + for a space
         self.conninfo = make_url("postgresql", parts.netloc, parts.path, query)
@@ -146,7 +147,7 @@ class Address:
         parts = {"id": str(UUID(store_id)), "other": _OTHER_STORE, "format": str(FORMAT), "newer": _NEWER}
         for name, part in parts.items():
             same = same.replace(f"{{{name}}}", part)
-        self._same = same
+        self.is_open, self._same = True, same
 
     def sql(self, text: str, **parts: str) -> bytes:
         """Return a statement with `{schema}` and other parts filled in: the only place that builds one.
@@ -513,7 +514,7 @@ def translate(
     if state.startswith("28") or state == "42501" or "authentication failed" in text or "pg_hba" in text:
         return StoreAccessDenied(where, text)
     if state == "3D000" or re.search(r'database "[^"]*" does not exist', text):
-        return DatabaseNotFound(where)
+        return StoreNotFound(where, was_open=True) if address.is_open else DatabaseNotFound(where)
     if state in {"3F000", "42P01", "42883"} or _DROPPED.match(text):
         return StoreNotFound(where, was_open=True)
     if re.search(r'role "[^"]*" (does not exist|is not perm)|no password supplied|permission denied', text):

@@ -16,8 +16,10 @@ from uuid import UUID
 import psycopg
 
 from evlog.engines.postgresql import wire
+from evlog.engines.postgresql.appends import REFUSED_BY_JSON
 from evlog.engines.postgresql.connections import Statement, is_broken, translate
-from evlog.engines.postgresql.rows import COLUMNS, load_rows
+from evlog.engines.postgresql.reading import PAGE_ROWS
+from evlog.engines.postgresql.rows import COLUMNS, EPOCH_2000_US, load_rows
 from evlog.engines.waiting import Pause
 from evlog.errors import StoreUnreachable
 from evlog.model.events import (
@@ -39,9 +41,9 @@ if TYPE_CHECKING:
     from evlog.engines.postgresql.connections import Connection, Session
     from evlog.engines.postgresql.core import Core
 
-_PAGE_ROWS: Final = 2000
-_REMOVE_ROWS: Final = 10_000  # in one transaction
-_REFUSED_BY_JSON: Final = frozenset({"22P02", "22P05", "54001"})
+REMOVE_ROWS: Final = 10_000
+"""How many events are removed in one transaction: writers wait for it."""
+
 _EVENT_COLUMNS: Final = (
     "id, stream_id, stream_type, event_type, event_data, raw, content_type, metadata, tags, version, "
     "global_position, frame, created_at"
@@ -55,7 +57,6 @@ _NULL: Final = _SIZE(-1)
 _ROW_HEAD: Final = Struct("!hi").pack(13, 16)  # thirteen columns; the first is an id of 16 bytes
 _ARRAY_HEAD: Final = Struct("!iiiii").pack  # dimensions, has nulls, type of the items, their number, 1
 _TEXT_TYPE: Final = 25
-_EPOCH_2000_US: Final = 946_684_800_000_000
 _CODES: Final = [_SIZE(len(name)) + name.encode() for name in CONTENT_TYPES]
 
 
@@ -69,7 +70,7 @@ def read_frames(core: Core, after: int, to: int) -> Iterator[tuple[int, Event]]:
         "where {same} and global_position > $1 and global_position <= $2 "
         "order by global_position limit {rows}",
         columns=COLUMNS,
-        rows=str(_PAGE_ROWS),
+        rows=str(PAGE_ROWS),
     )
     statement = Statement(text)
     first = after + 1
@@ -79,7 +80,7 @@ def read_frames(core: Core, after: int, to: int) -> Iterator[tuple[int, Event]]:
         rows = load_rows(result, tuple)
         for row in rows:
             yield max(row[-1], first), Event(row[:-1])
-        if len(rows) < _PAGE_ROWS:
+        if len(rows) < PAGE_ROWS:
             return
         after = rows[-1][0]
 
@@ -93,7 +94,7 @@ def read_removed(core: Core, after: int, to: int) -> Iterator[RemovedRecord]:
         "from {schema}.removed_ids r left join {schema}.streams s using (stream_id) "
         "where {same} and r.global_position > %s and r.global_position <= %s "
         "order by r.global_position limit {rows}",
-        rows=str(_PAGE_ROWS),
+        rows=str(PAGE_ROWS),
     )
     while after < to:
         bounds = after, to
@@ -103,7 +104,7 @@ def read_removed(core: Core, after: int, to: int) -> Iterator[RemovedRecord]:
         for *place, type, tags in rows:
             kept = _encode_tags(type, tags) if tags else b""
             yield RemovedRecord._make((*place, kept))
-        if len(rows) < _PAGE_ROWS:
+        if len(rows) < PAGE_ROWS:
             return
         after = rows[-1][0]
 
@@ -184,7 +185,7 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
             return
         except (StoreUnreachable, psycopg.Error) as error:
             if isinstance(error, psycopg.Error) and not is_broken(error):
-                if error.sqlstate not in _REFUSED_BY_JSON or raw_json:
+                if error.sqlstate not in REFUSED_BY_JSON or raw_json:
                     raise translate(error, core.address) from error
                 raw_json = True  # PostgreSQL's parser refuses some JSON: keep its bytes
                 continue
@@ -243,8 +244,8 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
             check_mirror(core.address.text, (str(row and row[0]), ""), source_id)
             connection.execute(core.sql("select {schema}.remove_positions(%s)"), (positions,))
 
-    for at in range(0, max(1, len(removed)), _REMOVE_ROWS):
-        positions = [each.position for each in removed[at : at + _REMOVE_ROWS]]
+    for at in range(0, max(1, len(removed)), REMOVE_ROWS):
+        positions = [each.position for each in removed[at : at + REMOVE_ROWS]]
         core.connections.retry(partial(remove, positions=positions))
 
 
@@ -276,7 +277,7 @@ def _event_rows(piece: HistoryPiece, raw_json: bool) -> Iterator[bytes]:
             _CODES[code],
             _NULL if metadata is None else _SIZE(len(metadata)) + metadata,
             _tags(event) if metadata is not None and metadata.startswith(TAGS_BEGIN) else _NULL,
-            _NUMBERS(8, version, 8, position, 8, frame, 8, time_us - _EPOCH_2000_US),
+            _NUMBERS(8, version, 8, position, 8, frame, 8, time_us - EPOCH_2000_US),
         )
         if not number % _ROWS_AT_ONCE:
             yield b"".join(rows)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from evlog.model.filters import EventFilter, LogSelection, StreamSelection
     from evlog.model.retention import Rule, Rules
 
-_PAGE_ROWS: Final = 2000
+PAGE_ROWS: Final = 2000
 _FIRST_ROWS: Final = 100
 _PAGE_BYTES: Final = 8 << 20  # a page of large events has fewer rows
 
@@ -156,7 +156,7 @@ class Reader:
                             continue
                         first, count = self._visible(session, name, rule, version, first, now_us)
                     page.append(StreamInfo(name, count, first, version, time_us, kept))
-                if len(rows) < _PAGE_ROWS:
+                if len(rows) < PAGE_ROWS:
                     session.execute("commit")
                 yield page
                 after = rows[-1][0] if rows else after
@@ -187,8 +187,8 @@ class Reader:
         )
         is_last = False
         while not is_last:
-            rows = session.execute(f"fetch {_PAGE_ROWS} from evlog_streams").fetchall()
-            is_last = len(rows) < _PAGE_ROWS
+            rows = session.execute(f"fetch {PAGE_ROWS} from evlog_streams").fetchall()
+            is_last = len(rows) < PAGE_ROWS
             yield rules, rows
 
     def _visible(
@@ -228,7 +228,7 @@ class _Pages:
         self.reverse = reverse
         self._high = high
         self._left = limit
-        self.rows = min(_FIRST_ROWS, _PAGE_ROWS) if limit is None else min(_FIRST_ROWS, _PAGE_ROWS, limit)
+        self.rows = min(_FIRST_ROWS, PAGE_ROWS) if limit is None else min(_FIRST_ROWS, PAGE_ROWS, limit)
 
     def bounds(self, number: int) -> tuple[list[str], list[bytes]]:
         """Return the conditions of the next page and its limit, with parameters after `number` others."""
@@ -248,7 +248,7 @@ class _Pages:
             self.low = last + 1
         sample = found[::16]
         size = sum(len(event[7]) for event in sample) // len(sample) + 1
-        self.rows = max(1, min(_PAGE_ROWS, _PAGE_BYTES // size))
+        self.rows = max(1, min(PAGE_ROWS, _PAGE_BYTES // size))
         if self._left is not None:
             self._left -= len(found)
             self.rows = min(self.rows, self._left)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     _Row = TypeVar("_Row")
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_2000_US: Final = 946_684_800_000_000
+EPOCH_2000_US: Final = 946_684_800_000_000
 _FIRST_US: Final = -62_135_596_800_000_000  # the year 1, the first that datetime has
 
 # In a record's order, so that a row is one: position, version, stream, type, id, time, code, data, metadata.
@@ -96,7 +96,7 @@ def conditions_of(filter: EventFilter, since_us: int | None = None) -> Condition
 
 def _time(time_us: int) -> bytes:
     """Return a time as the server takes it; the last or first one beyond the calendar."""
-    return wire.int8(max(_FIRST_US, min(time_us, MAX_TIME_US)) - _EPOCH_2000_US)
+    return wire.int8(max(_FIRST_US, min(time_us, MAX_TIME_US)) - EPOCH_2000_US)
 
 
 def _add_content(content: ContentMatcher, conditions: Conditions) -> None:

@@ -118,6 +118,39 @@ def test_an_error_after_a_lost_answer_leaves_the_outcome_unknown(
         assert count == (2,)
 
 
+@pytest.mark.parametrize("detail", ["", ", detail = 'x'", """, detail = '{"error":"Unheard","at":0}'"""])
+def test_a_refusal_that_evlog_does_not_know_is_the_servers(postgresql_url: Url, detail: str) -> None:
+    """Of a trigger that somebody has added, or of a newer evlog."""
+    with evlog.open(url := postgresql_url(), create=True) as store, connect(url) as admin:
+        schema = url.partition("schema=")[2]
+        admin.execute(
+            f"create function {schema}.refuse() returns trigger language plpgsql as "
+            f"$$ begin raise exception 'not today' using errcode = 'EV000'{detail}; end $$".encode()
+        )
+        admin.execute(
+            f"create trigger t before insert on {schema}.events execute function {schema}.refuse()".encode()
+        )
+        with pytest.raises(evlog.EngineError, match="not today"):
+            store.append("a", [NewEvent("T", 0)])
+
+
+def test_a_database_that_is_dropped_while_it_is_open_is_gone(postgresql_server: PostgresqlServer) -> None:
+    with connect(postgresql_server.url()) as admin:
+        admin.execute("create database dropped")
+        with evlog.open(postgresql_server.url("dropped"), create=True) as store:
+            store.append("a", [NewEvent("T", 0)])
+            admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = 'dropped'")
+            admin.execute("drop database dropped")
+            uses: list[Callable[[], object]] = [
+                lambda: store.append("a", [NewEvent("T", 1)]),
+                lambda: store.head,
+                lambda: store.subscription("n"),
+            ]
+            for use in uses:
+                with pytest.raises(evlog.StoreNotFound, match="while it was open"):
+                    use()
+
+
 def test_an_append_whose_flush_fails_is_sent_again(
     postgresql_url: Url, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -797,7 +830,7 @@ def test_a_transaction_that_fails_at_its_commit_fails_with_the_servers_error(pos
 def test_streams_are_listed_in_pages_as_of_one_moment(
     postgresql_url: Url, monkeypatch: pytest.MonkeyPatch, listen: str
 ) -> None:
-    monkeypatch.setattr("evlog.engines.postgresql.reading._PAGE_ROWS", 2)
+    monkeypatch.setattr("evlog.engines.postgresql.reading.PAGE_ROWS", 2)
     with evlog.open(f"{postgresql_url()}&listen={listen}", create=True) as store:
         for name in ("a-1", "a-2", "a-3", "a-4", "a-5", "$own"):
             store.engine.append(AppendRequest.own(name, ("T", None, JSON_CODE, b"0", None)))
@@ -820,7 +853,7 @@ def test_streams_are_listed_in_pages_as_of_one_moment(
 def test_a_listing_of_streams_continues_after_its_connection_is_lost(
     postgresql_url: Url, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evlog.engines.postgresql.reading._PAGE_ROWS", 2)
+    monkeypatch.setattr("evlog.engines.postgresql.reading.PAGE_ROWS", 2)
     with evlog.open(url := postgresql_url(), create=True) as store:
         names = [f"a-{number}" for number in range(7)]
         store.append_many([(name, [NewEvent("T")]) for name in names])

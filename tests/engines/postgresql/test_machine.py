@@ -13,5 +13,5 @@ from tests.engines.postgresql.test_conformance import RANDOM_RUNS
 def test_small_pages_do_not_change_what_is_read(
     postgresql_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evlog.engines.postgresql.reading._PAGE_ROWS", 3)
+    monkeypatch.setattr("evlog.engines.postgresql.reading.PAGE_ROWS", 3)
     compare_with_directory(stores_by_url(postgresql_url), runs=RANDOM_RUNS)
