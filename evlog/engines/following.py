@@ -7,15 +7,20 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
-from evlog.errors import StoreReplaced
+from evlog.errors import StoreReplaced, StoreUnreachable
 from evlog.model.filters import EventFilter, LogSelection
+from evlog.process.threads import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeVar
 
     from evlog.model.events import Event
 
+    _T = TypeVar("_T")
+
 _SHORTER_SECONDS: Final = 5.0  # a server that lags behind may answer meanwhile
+_STOP_SECONDS: Final = 1.0  # for how long a follower that is to stop waits for an answer
 
 
 class ServerFeed:
@@ -39,6 +44,19 @@ class ServerFeed:
     def _look(self) -> None:
         """Ask the server for the committed position."""
         raise NotImplementedError
+
+    def _ask(self, call: Callable[[], _T], address: str) -> _T:
+        """Return what a call of the server returns.
+
+        A second after `wake` the call is left behind, in a thread that ends once its client gives up.
+
+        Raises:
+            StoreUnreachable: then.
+        """
+        try:
+            return interruptible(call, is_over=self._waking.is_overdue)
+        except TimeoutError:
+            raise StoreUnreachable(address, "no answer until it was stopped") from None
 
     def _continues(self, end: int, address: str) -> bool:
         """Return whether the log, which ends at this position, still has what this follower has seen.
@@ -101,6 +119,7 @@ class Waking:
 
     def __init__(self) -> None:
         self._is_set = False  # set by any thread, cleared by the one that waits
+        self._set_at = 0.0
         self._out, self._in = socket.socketpair()
         self._out.setblocking(False)
         self._in.setblocking(False)
@@ -118,12 +137,17 @@ class Waking:
 
     def set(self) -> None:
         """End every wait until `take` is called."""
+        self._set_at = time.monotonic()
         self._is_set = True
         self.notify()
 
     def is_set(self) -> bool:
         """Return whether a wait has to end."""
         return self._is_set
+
+    def is_overdue(self) -> bool:
+        """Return whether a wait should have ended a second ago."""
+        return self._is_set and time.monotonic() - self._set_at >= _STOP_SECONDS
 
     def take(self) -> bool:
         """Return whether a wait has to end, once."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 
+_LOOK_SECONDS = 0.1
+
+
 def without_signals(start: Callable[[], Result]) -> Result:
     """Return `start()`, which starts threads. They block all signals except those for their own faults."""
     if not hasattr(signal, "pthread_sigmask"):  # pragma: no cover - no POSIX
@@ -31,16 +34,22 @@ def without_signals(start: Callable[[], Result]) -> Result:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def interruptible(call: Callable[[], Result], seconds: float | None = None) -> Result:
+def interruptible(
+    call: Callable[[], Result], seconds: float | None = None, is_over: Callable[[], bool] | None = None
+) -> Result:
     """Return what a call returns that handles no signal: code in C, or a wait for a server.
 
     In the main thread it is made by another thread, so that an interrupt ends the wait for it. Then, and when
     the time is over, that thread is left behind.
 
+    Args:
+        seconds: for how long the call is waited for; None: without a limit.
+        is_over: asked ten times a second; true: the time is over.
+
     Raises:
         TimeoutError: the time is over.
     """
-    if current_thread() is not main_thread() and seconds is None:
+    if current_thread() is not main_thread() and seconds is None and is_over is None:
         return call()
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -53,7 +62,11 @@ def interruptible(call: Callable[[], Result], seconds: float | None = None) -> R
 
     thread = Thread(target=make, name="evlog-interruptible", daemon=True)
     without_signals(thread.start)
-    thread.join(seconds)
+    if is_over is None:
+        thread.join(seconds)
+    else:
+        while thread.is_alive() and not is_over():
+            thread.join(_LOOK_SECONDS)
     if errors:
         raise errors[0]
     if not results:

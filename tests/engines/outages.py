@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import evlog
 from evlog import EventStore, NewEvent
@@ -182,6 +183,41 @@ def check_interrupts(url: str, suspended: AbstractContextManager[None], before: 
         with store.subscribe("interrupted") as run:
             assert run.position <= 1  # what was not saved comes again
         assert store.verify().ok
+
+
+def check_stop(url: str, suspended: AbstractContextManager[None], method: str = "_look") -> None:
+    """Stop a follower while it waits for a suspended server, and check that it does not wait for its answer.
+
+    Args:
+        url: of a store whose calls wait for longer than the test does.
+        method: of the feed, which asks the server.
+    """
+    errors: list[evlog.EvlogError] = []
+    asks = threading.Event()
+    with evlog.open(url, create=True) as store, store.subscribe(after=0) as run:
+        ask = getattr(run._feed, method)
+
+        def noted(*arguments: Any) -> Any:
+            asks.set()
+            answer = ask(*arguments)
+            asks.clear()
+            return answer
+
+        def follow() -> None:
+            try:
+                run.next_event()
+            except evlog.EvlogError as error:
+                errors.append(error)
+
+        setattr(run._feed, method, noted)
+        follower = threading.Thread(target=follow, daemon=True)
+        follower.start()
+        with suspended:
+            assert asks.wait(LONG_SECONDS)
+            run.stop()
+            follower.join(LONG_SECONDS)
+            assert not follower.is_alive()
+    assert {type(error) for error in errors} <= {evlog.StoreUnreachable}
 
 
 def check_cuts(url: str, proxy: TcpProxy) -> None:

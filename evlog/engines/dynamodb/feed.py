@@ -8,6 +8,7 @@ are is noticed by the last event that was seen.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.following import ServerFeed
@@ -52,7 +53,7 @@ class DynamodbFeed(ServerFeed):
         deadline = time.monotonic() + self._core.client.timeout_seconds
         while True:
             try:
-                state = self._core.state(is_patient=False)
+                state = self._ask(partial(self._core.state, is_patient=False), self._core.address.text)
             except StoreUnreachable:
                 if self._waking.is_set() or time.monotonic() >= deadline:
                     raise

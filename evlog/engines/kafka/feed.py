@@ -43,17 +43,17 @@ class KafkaFeed(ServerFeed):
 
     def committed(self, after: int) -> int:
         committed = self._committed_head()
-        return committed if committed > after else self._head()
+        return committed if committed > after else self.end()
 
     def end(self) -> int:
-        return self._head()
+        return self._ask(self._head, self._reader.address)
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
         looked = time.monotonic()
         deadline = looked + timeout_seconds
         while self._committed_head() <= after:
             if time.monotonic() - looked >= _LOOK_SECONDS:
-                self._head()
+                self.end()
                 looked = time.monotonic()
             self._reader.check()
             self._reader.listen(self._notify)  # again: this may be a forked child

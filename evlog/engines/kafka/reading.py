@@ -48,6 +48,7 @@ class Reader:
     """Reads a partition from an offset on. Everything in it may be called from any thread."""
 
     def __init__(self, client: Client, topic: str, applied: Applied) -> None:
+        self.address = client.address.text
         self._client = client
         self._topic = topic
         self._applied = applied

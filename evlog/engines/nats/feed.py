@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.following import ServerFeed
@@ -48,7 +49,6 @@ class NatsFeed(ServerFeed):
         self._jetstream = jetstream
         self._reader = reader
         self._subject = subject
-        self._inbox = b""
 
     def wait(self, after: int, timeout_seconds: float) -> bool:
         deadline = time.monotonic() + min(timeout_seconds, _LONG_SECONDS)
@@ -72,10 +72,12 @@ class NatsFeed(ServerFeed):
         super().close()
 
     def _look(self) -> None:
-        deadline = time.monotonic() + self._jetstream.connections.address.timeout_seconds
+        connections = self._jetstream.connections
+        deadline = time.monotonic() + connections.address.timeout_seconds
         while True:
             try:
-                tail = self._reader.tail(min(ANSWER_SECONDS, max(0.0, deadline - time.monotonic())))
+                seconds = min(ANSWER_SECONDS, max(0.0, deadline - time.monotonic()))
+                tail = self._ask(partial(self._reader.tail, seconds), connections.address.text)
                 break
             except StoreUnreachable:
                 if self._waking.is_set() or time.monotonic() >= deadline:
@@ -85,7 +87,7 @@ class NatsFeed(ServerFeed):
         position = tail.number(POSITION)
         if position < self._committed:
             self._reader.state()  # raises StoreReplaced if it is another store's
-        if self._continues(position, self._jetstream.connections.address.text):
+        if self._continues(position, connections.address.text):
             self._committed, self._mark = position, (position, tail.number(TIME))
 
     def _listen(self, deadline: float) -> bool:
@@ -129,35 +131,40 @@ class NatsFeed(ServerFeed):
         pause_until = time.monotonic() + connections.address.timeout_seconds
         while True:
             connections.check_open()
-            session = None
             try:
-                session = connections.take()
-                self._inbox = b"_INBOX.evlog." + os.urandom(12).hex().encode()
-                session.subscribe(self._inbox)
-                self._make_consumer(session)
-            except BaseException as error:
-                if session is not None:
-                    session.close()
-                if isinstance(error, Denied):
-                    raise connections.denied(error) from None
-                if not isinstance(error, Lost | NoResponder):
-                    raise
+                self._session = self._ask(self._listening, connections.address.text)
+                self._is_doubtful = True
+                break
+            except (Lost, NoResponder) as error:
                 if self._waking.is_set() or time.monotonic() > pause_until:
                     raise connections.unreachable(error) from None
                 self._waking.wait(_RETRY_SECONDS)
-            else:
-                self._session, self._is_doubtful = session, True
-                break
+            except Denied as error:
+                raise connections.denied(error) from None
         self._look()  # for messages from before the consumer
 
-    def _make_consumer(self, session: Session) -> None:
+    def _listening(self) -> Session:
+        """Return a connection that a new consumer sends messages to."""
+        session = self._jetstream.connections.take()
+        try:
+            inbox = b"_INBOX.evlog." + os.urandom(12).hex().encode()
+            session.subscribe(inbox)
+            self._make_consumer(session, inbox)
+            if self._waking.is_overdue():
+                raise Lost("no answer until it was stopped")
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def _make_consumer(self, session: Session, inbox: bytes) -> None:
         stream, name = self._jetstream.stream, os.urandom(8).hex()
         question = {
             "stream_name": stream,
             "action": "create",
             "config": {
                 "name": name,
-                "deliver_subject": self._inbox.decode(),
+                "deliver_subject": inbox.decode(),
                 "deliver_policy": "new",
                 "ack_policy": "none",
                 "filter_subject": self._subject,

@@ -23,6 +23,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, quote, urlencode
 from uuid import UUID
@@ -50,6 +51,7 @@ from evlog.errors import (
     UnsupportedFormat,
 )
 from evlog.process.forks import register_fork_reset
+from evlog.process.threads import interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,6 +87,7 @@ _TIMEOUTS: Final = {
     "keepalives_count": 3,
 }
 _SILENT_SECONDS: Final = 10.0  # after which a server is asked for a sign of life
+_GIVEN_UP_SECONDS: Final = 0.5  # between two questions whether it is waited for any longer
 _CANCEL_SECONDS: Final = 0.3  # for how long a server that is to cancel a statement is asked
 _ASK_FOR_LIFE: Final = (8).to_bytes(4) + (80877103).to_bytes(4)  # SSLRequest: answered by S, N or an error
 _inherited: Final[list[Connection]] = []  # a parent's connections in a forked child, never closed
@@ -179,6 +182,7 @@ class Session(psycopg.Connection["Row"]):
         prepares: whether statements stay prepared; a pooler may change the session between two of them.
         is_warned: whether the server has sent a warning since this was set to false.
         silent_seconds: after which the server is asked for a sign of life.
+        is_given_up: asked twice a second during a wait; true: the server is not waited for any longer.
     """
 
     def __init__(self, pgconn: PGconn, row_factory: RowFactory[Row] = tuple_row) -> None:
@@ -186,6 +190,7 @@ class Session(psycopg.Connection["Row"]):
         self.prepares = True
         self.is_warned = False
         self.silent_seconds = _SILENT_SECONDS
+        self.is_given_up: Callable[[], bool] = _never
         self.add_notice_handler(self._note)
         self._evlog_statements: set[bytes] = set()  # the names of those that are prepared
         self._evlog_generation = 0  # part of the names
@@ -280,10 +285,15 @@ class Session(psycopg.Connection["Row"]):
 
     def _ready(self, wanted: Wait) -> Ready:
         """Wait until the server has sent something, or takes something."""
-        ready = self._poll(wanted, self.silent_seconds)
-        while not ready:
-            self.check_life()
-            ready = self._poll(wanted, self.silent_seconds)
+        step_seconds, waited_seconds = min(self.silent_seconds, _GIVEN_UP_SECONDS), 0.0
+        while not (ready := self._poll(wanted, step_seconds)):
+            waited_seconds += step_seconds
+            if self.is_given_up():
+                self.close()
+                raise psycopg.OperationalError("no answer until it was stopped")
+            if waited_seconds >= self.silent_seconds:
+                self.check_life()
+                waited_seconds = 0.0
         return ready
 
     def _poll(self, wanted: Wait, seconds: float) -> Ready:
@@ -305,14 +315,11 @@ class Session(psycopg.Connection["Row"]):
         try:
             with socket.socket(fileno=os.dup(self.pgconn.socket)) as here:
                 family, there = here.family, here.getpeername()
-            with socket.socket(family) as other:
-                other.settimeout(self.silent_seconds / 2 if seconds is None else seconds)
-                other.connect(there)
-                other.sendall(_ASK_FOR_LIFE)
-                if other.recv(1):
-                    return
+            seconds = self.silent_seconds / 2 if seconds is None else seconds
+            if interruptible(partial(_gives_sign_of_life, family, there, seconds), is_over=self.is_given_up):
+                return
         except OSError:
-            pass  # it has vanished
+            pass  # it has vanished, or is not waited for any longer
         self.close()
         raise psycopg.OperationalError("the server does not answer; it is suspended or has vanished")
 
@@ -326,6 +333,19 @@ class Session(psycopg.Connection["Row"]):
             pass  # the server notices that the connection is closed
         finally:
             self.close()
+
+
+def _never() -> bool:
+    return False
+
+
+def _gives_sign_of_life(family: int, there: Any, seconds: float) -> bool:
+    """Return whether a server answers in time. Raises OSError if it cannot be reached."""
+    with socket.socket(family) as other:
+        other.settimeout(seconds)
+        other.connect(there)
+        other.sendall(_ASK_FOR_LIFE)
+        return bool(other.recv(1))
 
 
 class Connections:

@@ -219,7 +219,8 @@ class PostgresqlFeed(ServerFeed):
         if connection is None or connection.closed:
             self._connection = self._pending = None
             self._is_flushing = False
-            connection = self._connection = self._connections.take()
+            connection = self._connection = self._ask(self._take, self._connections.address.text)
+            connection.is_given_up = self._waking.is_overdue  # of an object that has no reference back
             self._is_doubtful = True
             self.polling = not self._connections.address.listens
             if not self.polling:
@@ -228,6 +229,13 @@ class PostgresqlFeed(ServerFeed):
                     connection.execute(self._connections.address.sql("listen evlog_{schema}"))
                 except ReadOnlySqlTransaction:  # a standby
                     self.polling = True
+        return connection
+
+    def _take(self) -> Session:
+        connection = self._connections.take()
+        if self._waking.is_overdue():
+            self._connections.give_back(connection)
+            raise StoreUnreachable(self._connections.address.text, "no answer until it was stopped")
         return connection
 
 

@@ -15,7 +15,15 @@ from evlog import NewEvent
 from evlog.engines.dynamodb.client import Address, Client
 from evlog.engines.dynamodb.table import create_table
 from evlog.testing.base import LONG_SECONDS
-from tests.engines.outages import UNREACHABLE, check_cuts, check_interrupts, expected, outcomes, prepare
+from tests.engines.outages import (
+    UNREACHABLE,
+    check_cuts,
+    check_interrupts,
+    check_stop,
+    expected,
+    outcomes,
+    prepare,
+)
 from tests.support.ministack import Ministack, serving
 from tests.support.tcp_proxy import proxying
 
@@ -32,6 +40,14 @@ def test_no_call_waits_without_end_for_a_suspended_server(
         with evlog.open(server.url("shop") + "&timeout=100") as store:
             assert store.verify().ok
         check_interrupts(server.url("shop") + "&timeout=1000", server.suspended())
+
+
+def test_a_follower_that_is_stopped_does_not_wait_for_a_suspended_server(
+    dynamodb_server: Ministack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.engines.dynamodb.client._ANSWER_SECONDS", 1000)
+    with serving() as server:
+        check_stop(server.url("shop") + "&timeout=1000", server.suspended())
 
 
 def test_every_call_is_made_once_when_its_connection_is_cut(

@@ -11,7 +11,16 @@ from confluent_kafka.admin import AdminClient
 import evlog
 from evlog import NewEvent
 from evlog.testing.base import LONG_SECONDS
-from tests.engines.outages import DONE, UNREACHABLE, check_interrupts, check_once, expected, outcomes, prepare
+from tests.engines.outages import (
+    DONE,
+    UNREACHABLE,
+    check_interrupts,
+    check_once,
+    check_stop,
+    expected,
+    outcomes,
+    prepare,
+)
 from tests.support.kafka import KafkaServer, serving
 from tests.support.postgresql import scratch
 from tests.support.tcp_proxy import ANSWER, REQUEST, TcpProxy, proxying
@@ -43,6 +52,14 @@ def test_no_call_waits_without_end_and_every_call_continues_after_a_restart(kafk
         assert outcomes(url, restart(), DONE) == expected(url, DONE)
         with evlog.open(url) as store:
             check_once(store)
+
+
+def test_a_follower_that_is_stopped_does_not_wait_for_a_suspended_broker(
+    kafka_jars: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(kafka_jars) as server:
+        monkeypatch.setattr("evlog.engines.kafka.feed._LOOK_SECONDS", 0.5)
+        check_stop(server.url("t", timeout=1000), server.suspended(), "_ask")
 
 
 @pytest.fixture

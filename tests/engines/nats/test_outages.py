@@ -24,6 +24,7 @@ from tests.engines.outages import (
     check_cuts,
     check_interrupts,
     check_once,
+    check_stop,
     expected,
     outcomes,
     prepare,
@@ -139,9 +140,16 @@ class _Follower:
         return self._error
 
 
-@pytest.mark.parametrize("is_killed", [True, False])
-def test_a_run_that_is_stopped_does_not_wait_for_a_server_that_does_not_answer(
-    server: Cluster, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+def test_a_follower_that_is_stopped_does_not_wait_for_a_suspended_server(
+    server: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evlog.engines.nats.connections.ANSWER_SECONDS", 1000)
+    monkeypatch.setattr("evlog.engines.nats.feed.ANSWER_SECONDS", 1000)
+    check_stop(server.url("n", timeout=1000), server.suspended(0))
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_a_server_that_was_killed(
+    server: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with evlog.open(server.url("n", timeout=1000), create=True) as store, store.subscribe(after=0) as run:
         tries, connections = threading.Event(), _connections_of(store)
@@ -152,7 +160,7 @@ def test_a_run_that_is_stopped_does_not_wait_for_a_server_that_does_not_answer(
             return take(end)
 
         follower = _Follower(run)
-        with _killed(server) if is_killed else server.suspended(0):
+        with _killed(server):
             monkeypatch.setattr(connections, "take", noted)
             assert tries.wait(LONG_SECONDS)
             run.stop()

@@ -21,6 +21,7 @@ from tests.engines.outages import (
     check_cuts,
     check_interrupts,
     check_once,
+    check_stop,
     expected,
     outcomes,
     prepare,
@@ -48,6 +49,18 @@ def test_no_call_waits_without_end_for_a_suspended_server(server: PostgresqlServ
 def test_an_interrupted_call_does_not_wait_for_a_suspended_server(server: PostgresqlServer) -> None:
     prepare(server.url())
     check_interrupts(server.url(timeout="1000"), server.suspended())
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_a_follower_that_is_stopped_does_not_wait_for_a_suspended_server(
+    server: PostgresqlServer, monkeypatch: pytest.MonkeyPatch, is_connected: bool
+) -> None:
+    monkeypatch.setattr("evlog.engines.postgresql.connections._SILENT_SECONDS", 1000 if is_connected else 0.5)
+    check_stop(
+        server.url(timeout="9000", connect_timeout="1000"),
+        server.suspended(),
+        "_look" if is_connected else "_take",
+    )
 
 
 def test_every_call_continues_on_a_server_that_was_killed_and_started(server: PostgresqlServer) -> None:
