@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 LEASE_SECONDS: Final = 10.0
 """For how long at most a killed run keeps its name."""
 
+_END_SECONDS: Final = 2.0  # for how long the end of a run waits for a server that has answered so far
+
 SUBSCRIPTION: Final = "subscription"
 PARKED: Final = "parked"
 SNAPSHOT: Final = "snapshot"
@@ -183,7 +185,7 @@ class KeyedCheckpoint:
         ended.set()
         assert self._renewal is not None
         # Else the next run of this name in this program would meet the last write of this one.
-        self._renewal.join(RELEASE_SECONDS if self._is_away else None)
+        self._renewal.join(RELEASE_SECONDS if self._is_away else _END_SECONDS)
 
     def end_lease(self) -> None:
         """Free the name. If no server answers, the lease ends by itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import Any
 from uuid import UUID
@@ -72,6 +73,32 @@ class LosesAnswers(MemoryRecords):
             self.losing -= 1
             raise StoreUnreachable(self.address, "no answer")
         return new
+
+
+class Suspended(MemoryRecords):
+    """Answers no write once it is suspended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def put(self, key: tuple[str, ...], value: bytes, revision: int | None) -> int | None:
+        assert self.answers.wait(LONG_SECONDS)
+        return super().put(key, value, revision)
+
+
+def test_the_end_of_a_run_does_not_wait_for_a_server_that_is_suspended() -> None:
+    records = Suspended()
+    one = held(records)
+    one.create(FIRST)
+    records.answers.clear()
+    one.release()
+    assert one.is_running()
+    assert one._renewal is not None
+    records.answers.set()
+    one._renewal.join(LONG_SECONDS)
+    assert not one.is_running()
 
 
 def test_a_run_whose_own_write_was_not_answered_keeps_the_name() -> None:

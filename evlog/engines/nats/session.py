@@ -124,7 +124,7 @@ class Session:
         self._socket.close()
 
     def has_ended(self) -> bool:
-        """Return whether the server has ended the connection, also where its last words are not read yet."""
+        """Return whether the server has ended the connection, also if what it has sent is not read yet."""
         return self.is_broken or bool(self._end.poll(0))
 
     def send(self, raw: bytes | bytearray) -> None:
