@@ -645,9 +645,8 @@ def test_an_answer_without_an_offset_is_not_the_end_of_the_topic(
             done.set_result(SimpleNamespace(offset=offset))
             return dict.fromkeys(asked, done)
 
-        monkeypatch.setattr(
-            Client, "admin", SimpleNamespace(list_offsets=list_offsets, list_topics=admin.list_topics)
-        )
+        others = {name: getattr(admin, name) for name in ("list_topics", "describe_topics")}
+        monkeypatch.setattr(Client, "admin", SimpleNamespace(list_offsets=list_offsets, **others))
         assert client.end(topic_of(url), 60) == 2
         assert next(answers, None) is None
 
