@@ -24,7 +24,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.programs import suspended
+from tests.support.programs import dying_with_us, suspended
 from tests.support.server import accepts, free_port
 
 _POM = Path(__file__).parents[1] / "engines" / "kafka" / "pom.xml"
@@ -59,8 +59,6 @@ _SETTINGS = {
     "log.cleaner.dedupe.buffer.size": "4000000",
     "log.segment.bytes": "16777216",
 }
-# Even if the tests are killed, no server is left. The signal comes when the thread that started it ends.
-_DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 @functools.cache
@@ -138,7 +136,7 @@ class KafkaServer:
         return self._folder / "server.properties"
 
     def _java(self, program: str) -> list[str]:
-        return [*_DIES_WITH_US, *_JAVA, "-cp", self._jars, program]
+        return [*dying_with_us(), *_JAVA, "-cp", self._jars, program]
 
     def start(self) -> None:
         """Start it and wait until it answers, which it does once it has read its data."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.support.programs import suspended
+from tests.support.programs import dying_with_us, suspended
 from tests.support.server import accepts, free_port
 
 IS_INSTALLED = all(map(importlib.util.find_spec, ("botocore", "ministack")))
@@ -42,7 +42,7 @@ class Ministack:
         }
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ministack"],
+                [*dying_with_us(), sys.executable, "-m", "ministack"],
                 env=os.environ | settings,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,

@@ -16,13 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import suspended
+from tests.support.programs import dying_with_us, suspended
 from tests.support.server import free_port
 
 _START_SECONDS = 60.0
 _NO_RESPONDER = b"NATS/1.0 503"  # the digits alone may be those of a port
-# Even if the tests are killed, no server is left. The signal comes when the thread that started it ends.
-_DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 def program() -> Path | None:
@@ -78,7 +76,7 @@ class Cluster:
         """Start a server."""
         with (self._folder / f"{number}.log").open("ab") as log:
             self._processes[number] = subprocess.Popen(
-                [*_DIES_WITH_US, str(self._program), "-c", str(self._folder / f"{number}.conf")],
+                [*dying_with_us(), str(self._program), "-c", str(self._folder / f"{number}.conf")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -20,7 +20,7 @@ from typing import Self
 import psycopg
 import pytest
 
-from tests.support.programs import suspend, suspended
+from tests.support.programs import dying_with_us, suspend, suspended
 from tests.support.server import can_switch, free_port, give_to, group_of
 
 _SETTINGS = {
@@ -32,8 +32,6 @@ _SETTINGS = {
     "dynamic_shared_memory_type": "mmap",  # in the data folder: a killed server leaves nothing elsewhere
 }
 _START_SECONDS = 60.0
-# Even if the tests are killed, no server is left. The signal comes when the thread that started it ends.
-_DIES_WITH_US = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []
 
 
 def binaries() -> Path | None:
@@ -141,7 +139,7 @@ class PostgresqlServer:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *_DIES_WITH_US,
+                    *dying_with_us("INT"),
                     str(self._programs / "postgres"),
                     "-D",
                     str(self.data),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,14 @@ def start_python(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     )
     _started.append(process)
     return process
+
+
+def dying_with_us(signal_name: str = "KILL") -> list[str]:
+    """Return the words before a server's command that end it when the thread that starts it has ended.
+
+    Even if the tests are killed, no server is left.
+    """
+    return ["setpriv", "--pdeathsig", signal_name] if shutil.which("setpriv") else []
 
 
 def end_started() -> None:
