@@ -5,9 +5,11 @@
     [262145,0,1127362319,…]
     ],"crc32":"8 hex digits"}
 
-A mirror has "mirror_of":"UUID" and a store that has moved "moved_to":"ADDRESS" before "fields". Before these
-is "highest_id":"32 hex digits", if it is known: no event of a sealed segment, also no removed one, has an id
-above it. The written mark (marks.py) says so of all events; it is also here because the mark may be lost.
+A mirror has "mirror_of":"UUID" and a store that has moved "moved_to":"ADDRESS" before "fields". A UUID of
+version 5 is that of an unfinished fork, one of version 8 of an import with times (`evlog/model/history.py`).
+Before these is "highest_id":"32 hex digits", if it is known: no event of a sealed segment, also no removed
+one, has an id above it. The written mark (marks.py) says so of all events; it is also here because the mark
+may be lost.
 
 One line a segment, in position order, its numbers named by `fields`; the last segment is the active one, and
 for every other the line says what must be true of its files (0 where that does not apply). The rule for the
