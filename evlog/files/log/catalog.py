@@ -3,9 +3,11 @@
 1. A stream's versions have no gap: a compaction removes the oldest. So the first and last entry of each
    stream hash tell everything about a stream, and together they must account for every event.
    To count streams after a compaction, the last versions suffice: they add up to the last position.
-2. Where they do not (two names with one hash), the log is counted.
+2. Where they do not, names share a hash: by chance the first two among a million of one category. Their
+   versions do not follow each other; their entries alone are counted name by name.
 3. The streams of a category, or with a prefix that has a `-`, are a range of the hashes: only these are
-   looked at, if they are few. Other prefixes are in no index, so every stream is decoded for them.
+   looked at, if they are few. Other prefixes are in no index: for them the bytes of an event of each stream
+   are searched, and decoded only where they have it.
 4. A stream is kept as one row of bytes, 80 and its name: a million take 350 MB with all that finds them.
    Records, in a dict by hash, would take twice as much, and the data of an event for each stream.
 5. Policies are applied at the end. The visible events of a stream are its last ones, and their number follows
@@ -14,6 +16,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from functools import partial
 from itertools import chain, compress, pairwise
@@ -21,7 +24,7 @@ from struct import Struct
 
 from evlog.files.disk.files import bytes_in
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY_BYTES, ENTRY_STREAM, column, column_array
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_STREAM, ENTRY_VERSION, column, column_array
 from evlog.files.format.hashes import hash_category, hash_stream
 from evlog.files.format.headers import FORMAT_VERSION
 from evlog.files.log.parts import SealedPart
@@ -35,6 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from evlog.files.format.removed_events import EmptyStream
     from evlog.files.log.log import Log
     from evlog.files.log.parts import Part
     from evlog.model.events import Record
@@ -53,7 +57,7 @@ def list_streams(
 ) -> Iterator[StreamInfo]:
     """Iterate over the streams in the order of their names: all, or those of a category or with a prefix."""
     only = category_of(prefix) if category is None and prefix is not None and "-" in prefix else category
-    rows = log.retry_on_compaction(lambda: _all_rows(log, only))
+    rows, shared = log.retry_on_compaction(lambda: _rows(log, only, prefix or category or ""))
     chosen = (
         info
         for info in map(_decode_row, rows)
@@ -64,7 +68,7 @@ def list_streams(
     if not log.policies().any:
         yield from chosen
         return
-    visible = VisibleCounts(log, rows)
+    visible = VisibleCounts(log, shared)
     for info in chosen:
         name, events, first_version, last_version, last_time_us, _ = info
         kept = log.retry_on_compaction(
@@ -128,28 +132,31 @@ def _count_system(log: Log, parts: list[tuple[Part, int]]) -> tuple[int, int]:
 def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
     """Return the number of streams: that of first versions, as long as no compaction removed any."""
     if any(part.info.generation for part, _ in parts):
-        count = _maybe_count_by_hash(log)
-        return len(_all_rows(log)) if count is None else count
+        return _count_by_last_versions(log)
     total = 0
     for part, count in parts:
         total += column(part.entries()[: count * ENTRY_BYTES], "version").count(1)
     return total
 
 
-def _maybe_count_by_hash(log: Log) -> int | None:
-    """Return the number of streams; None if the last versions by hash do not account for every event."""
-    seen, total = set[int](), 0
+def _count_by_last_versions(log: Log) -> int:
+    """Return the number of streams, also of those of which a compaction kept only the last version."""
     with log.mutex:
-        parts, head = log.parts(), log.head
-        for part in reversed(parts):  # the last version of a stream counts
-            if part.count:
-                hashes, numbers = part.index.heads()
-                versions = column_array(part.entries(), "version")
-                is_new = [stream_hash not in seen for stream_hash in hashes]
-                total += sum(map(versions.__getitem__, compress(numbers, is_new)))
-                seen.update(hashes)
-    emptied = emptied_versions(parts, seen)
-    return len(seen) + len(emptied) if total + sum(emptied.values()) == head else None
+        looks, head = _looks(log, None), log.head
+    parts = [look.part for look in looks]
+    lasts = _lasts(looks)
+    emptied = emptied_versions(parts, lasts.seen)
+    if lasts.versions + sum(emptied.values()) == head:
+        return lasts.count + len(emptied)
+    by_hash, shared = _last_versions(looks)
+    by_name = {name: version for name, version, _ in _emptied(parts)}
+    shared |= by_hash.keys() & set(map(hash_stream, by_name))
+    by_name |= {info.stream: info.last_version for info in map(_decode_row, _count_each(looks, shared))}
+    for key in shared:
+        by_hash.pop(key, None)
+    if sum(by_hash.values()) + sum(by_name.values()) == head:
+        return len(by_hash) + len(by_name)
+    return len(_rows(log)[0])
 
 
 def emptied_versions(parts: Iterable[Part], seen: set[int]) -> dict[int, int]:
@@ -168,32 +175,38 @@ def emptied_versions(parts: Iterable[Part], seen: set[int]) -> dict[int, int]:
     return last
 
 
+def _emptied(parts: Iterable[Part]) -> Iterator[EmptyStream]:
+    """Iterate over the streams that lost their last event in a compaction; a stream may come again, later."""
+    for part in parts:
+        if isinstance(part, SealedPart) and part.removed is not None:
+            yield from part.removed.streams()
+
+
 def all_streams(log: Log) -> Iterator[StreamInfo]:
     """Iterate over all streams by name, also those of which a compaction kept only the last version."""
-    return map(_decode_row, log.retry_on_compaction(lambda: _all_rows(log)))
+    return map(_decode_row, log.retry_on_compaction(lambda: _rows(log)[0]))
 
 
-def _all_rows(log: Log, category: str | None = None) -> list[bytes]:
-    """Return a row for each stream, by name.
+def _rows(log: Log, category: str | None = None, prefix: str = "") -> tuple[list[bytes], set[int]]:
+    """Return a row for each stream, by name, and the hashes that several streams share.
 
     Args:
-        category: return at least the streams of this category.
+        category, prefix: return at least the streams of the category whose names begin with the prefix.
     """
-    rows = _from_heads(log, category)
-    if rows is None:
-        rows = _from_log(log)
-    count = len(rows)
-    for part in log.sealed:
-        if part.removed is not None:
-            rows += [
-                _encode_row(name, version, version + 1, 0, time_us)
-                for name, version, time_us in part.removed.streams()
-            ]
+    looks = _looks(log, category)
+    rows, shared = _by_ends(looks, prefix)
+    if counted := _count_each(looks, shared):
+        names = {row[:_AT] for row in counted}
+        rows = [row for row in rows if row[:_AT] not in names] + counted
     rows.sort()
-    if len(rows) > count:  # of the rows of one stream the last counts: it has the highest version
-        ends = pairwise(chain(rows, (b"",)))
-        return [row for row, after in ends if row[:_AT] != after[:_AT]]
-    return rows
+    emptied = [
+        _encode_row(name, version, version + 1, 0, time_us)
+        for name, version, time_us in _emptied(look.part for look in looks)
+    ]
+    if emptied:  # of the rows of one stream the last counts: it has the highest version
+        ends = pairwise(chain(sorted(rows + emptied), (b"",)))
+        rows = [row for row, after in ends if row[:_AT] != after[:_AT]]
+    return rows, shared
 
 
 def _encode_row(name: str, last_version: int, first_version: int, events: int, time_us: int) -> bytes:
@@ -206,68 +219,152 @@ def _decode_row(row: bytes) -> StreamInfo:
     return StreamInfo(row[:_AT].decode(), events, first_version, last_version, time_us)
 
 
-def _from_heads(log: Log, category: str | None) -> list[bytes] | None:
-    """Return streams by their first and last events, or None if these do not account for every event.
+def _by_ends(looks: list[_Look], prefix: str) -> tuple[list[bytes], set[int]]:
+    """Return the streams by the first and last entry of each hash, and the hashes for which this is wrong.
 
     Args:
-        category: return at least its streams, and all with the same hash; None: all streams.
+        prefix: return the streams whose names begin with it.
     """
+    lasts = _lasts(looks)
+    firsts = _firsts(looks) if any(look.part.info.generation for look in looks) else None
+    events = lasts.versions - (firsts.versions - firsts.count if firsts else 0)
+    is_sure = events == sum(len(look.numbers) for look in looks)
+    shared = set[int]() if is_sure else _last_versions(looks)[1]
+    rows = [
+        _encode_row(name, version, 1, version, time_us)
+        for _, version, name, _, _, time_us, *_ in lasts.records(prefix)
+    ]
+    if firsts is None:
+        return rows, shared
+    first_versions = [_encode_row(record[2], 0, record[1], 0, 0) for record in firsts.records(prefix)]
+    rows.sort()
+    first_versions.sort()
+    if [row[:_AT] for row in rows] != [row[:_AT] for row in first_versions]:
+        # Of these hashes the first entry is of one stream and the last one of another.
+        apart = {row[:_AT] for row in rows} ^ {row[:_AT] for row in first_versions}
+        shared |= {hash_stream(name.decode()) for name in apart}
+        rows = [row for row in rows if row[:_AT] not in apart]
+        first_versions = [row for row in first_versions if row[:_AT] not in apart]
+    for at, (row, first_row) in enumerate(zip(rows, first_versions, strict=True)):
+        name, _, _, version, time_us, _ = _decode_row(row)
+        first_version = _decode_row(first_row).first_version
+        rows[at] = _encode_row(name, version, first_version, version - first_version + 1, time_us)
+    return rows, shared
+
+
+class _Look:
+    """What is looked at in a segment: all of its entries, or some.
+
+    Args:
+        some: the numbers of these entries, rising.
+    """
+
+    def __init__(self, part: Part, some: Sequence[int] | None) -> None:
+        self.part = part
+        self.numbers = range(part.count) if some is None else some
+        # Of the same moment as their number, where the segment grows.
+        self._lasts = None if isinstance(part, SealedPart) else self._find_lasts()
+
+    def lasts(self) -> dict[int, int]:
+        """Return the number of each stream's last entry, by the stream's hash."""
+        return self._find_lasts() if self._lasts is None else self._lasts
+
+    def _find_lasts(self) -> dict[int, int]:
+        if isinstance(self.numbers, range):
+            return dict(zip(*self.part.index.heads(), strict=True))
+        return dict(zip(self.hashes(), self.numbers, strict=True))
+
+    def firsts(self) -> dict[int, int]:
+        """Return the number of each stream's first entry, by the stream's hash."""
+        # Backwards, because the last value of a key stays.
+        return dict(zip(reversed(self.hashes()), reversed(self.numbers), strict=True))
+
+    def hashes(self) -> list[int]:
+        """Return the stream hash of each entry."""
+        entries = self.part.entries()
+        if isinstance(self.numbers, range):
+            return column(entries[: len(self.numbers) * ENTRY_BYTES], "stream_hash")
+        return [ENTRY_STREAM.unpack_from(entries, number * ENTRY_BYTES)[0] for number in self.numbers]
+
+    def versions(self, numbers: Iterable[int]) -> Iterator[int]:
+        """Return the versions of some of the entries."""
+        entries = self.part.entries()
+        if isinstance(self.numbers, range):
+            return map(column_array(entries, "version").__getitem__, numbers)
+        return (ENTRY_VERSION.unpack_from(entries, number * ENTRY_BYTES)[0] for number in numbers)
+
+
+def _looks(log: Log, category: str | None) -> list[_Look]:
+    """Return the entries of a category, and of others with the same hash; all, if they are many."""
     with log.mutex:
         parts = log.parts()
         found = None if category is None else _maybe_find(parts, category)
-        numbers: Sequence[Sequence[int] | None] = found or [None] * len(parts)
-        counts = [
-            part.count if some is None else len(some) for part, some in zip(parts, numbers, strict=True)
-        ]
-        newest = _last_entries(parts[-1], numbers[-1])  # of one moment with its count: the others do not grow
-    older = zip(reversed(parts[:-1]), reversed(numbers[:-1]), strict=True)
-    lasts = chain([(parts[-1], newest)], ((part, _last_entries(part, some)) for part, some in older))
-    rows = [
-        _encode_row(name, version, 1, version, time_us)
-        for _, version, name, _, _, time_us, *_ in _records_of_new(lasts)
+        return [_Look(part, None if found is None else found[at]) for at, part in enumerate(parts)]
+
+
+class _Ends:
+    """An entry of each stream hash: that in the first segment that has any.
+
+    Args:
+        ends: segments, each with the number of an entry for each of its stream hashes.
+
+    Attributes:
+        seen: the hashes.
+        count, versions: how many entries they are, and the sum of their versions.
+    """
+
+    def __init__(self, ends: Iterable[tuple[_Look, dict[int, int]]]) -> None:
+        self.seen = set[int]()
+        self.count = self.versions = 0
+        self._numbers: list[tuple[Part, Sequence[int]]] = []
+        for look, entries in ends:
+            numbers = array("I", sorted(number for key, number in entries.items() if key not in self.seen))
+            self.seen.update(entries)
+            self.count += len(numbers)
+            self.versions += sum(look.versions(numbers))
+            self._numbers.append((look.part, numbers))
+
+    def records(self, prefix: str) -> Iterator[Record]:
+        """Iterate over the records of streams whose names begin with this."""
+        text = prefix.encode()
+        for part, numbers in self._numbers:
+            for records in part.segment.records(numbers, may_hold=lambda raw: text in raw):
+                yield from (record for record in records if record[2].startswith(prefix))
+
+
+def _lasts(looks: Sequence[_Look]) -> _Ends:
+    return _Ends((look, look.lasts()) for look in reversed(looks))
+
+
+def _firsts(looks: Sequence[_Look]) -> _Ends:
+    return _Ends((look, look.firsts()) for look in looks)
+
+
+def _last_versions(looks: Sequence[_Look]) -> tuple[dict[int, int], set[int]]:
+    """Return the last version by stream hash, and the hashes whose versions do not follow each other."""
+    last: dict[int, int] = {}
+    shared = set[int]()
+    for look in looks:
+        for key, version in zip(look.hashes(), look.versions(look.numbers), strict=True):
+            if last.get(key, version - 1) != version - 1:
+                shared.add(key)
+            last[key] = version
+    return last, shared
+
+
+def _count_each(looks: Sequence[_Look], hashes: set[int]) -> list[bytes]:
+    """Return the streams with these hashes, counted event by event."""
+    found: dict[str, list[int]] = {}
+    for look in looks if hashes else ():
+        numbers = list(compress(look.numbers, map(hashes.__contains__, look.hashes())))
+        for records in look.part.segment.records(numbers):
+            for _, version, name, _, _, time_us, *_ in records:
+                counts = found.setdefault(name, [0, version, 0, 0])
+                counts[0], counts[2:] = counts[0] + 1, (version, time_us)
+    return [
+        _encode_row(name, last, first, events, time_us)
+        for name, (events, first, last, time_us) in found.items()
     ]
-    if any(part.info.generation for part in parts):
-        firsts = (
-            (part, _first_entries(part, count, some))
-            for part, count, some in zip(parts, counts, numbers, strict=True)
-        )
-        first_rows = [_encode_row(record[2], 0, record[1], 0, 0) for record in _records_of_new(firsts)]
-        rows.sort()
-        first_rows.sort()
-        for at, (row, first_row) in enumerate(zip(rows, first_rows, strict=True)):
-            if row[:_AT] != first_row[:_AT]:
-                return None
-            name, _, _, version, time_us, _ = _decode_row(row)
-            first_version = _decode_row(first_row).first_version
-            rows[at] = _encode_row(name, version, first_version, version - first_version + 1, time_us)
-    return rows if sum(_NUMBERS.unpack(row[_AT:])[2] for row in rows) == sum(counts) else None
-
-
-def _records_of_new(ends: Iterable[tuple[Part, dict[int, int]]]) -> Iterator[Record]:
-    """Iterate over the records of one entry of each stream hash: that in the first segment that has any."""
-    seen = set[int]()
-    for part, entries in ends:
-        numbers = sorted(number for key, number in entries.items() if key not in seen)
-        seen.update(entries)
-        yield from chain.from_iterable(part.segment.records(numbers))
-
-
-def _last_entries(part: Part, numbers: Sequence[int] | None) -> dict[int, int]:
-    """Return the number of each stream's last entry in a segment, or among some, by the stream's hash."""
-    if numbers is None:
-        return dict(zip(*part.index.heads(), strict=True))
-    return dict(zip(_stream_hashes(part, numbers), numbers, strict=True))
-
-
-def _first_entries(part: Part, count: int, numbers: Sequence[int] | None) -> dict[int, int]:
-    """Return the same of each stream's first entry, among the first `count` of the segment, or among some."""
-    if numbers is None:
-        numbers = range(count)
-        hashes = column(part.entries()[: count * ENTRY_BYTES], "stream_hash")
-    else:
-        hashes = _stream_hashes(part, numbers)
-    # Backwards, because the last value of a key stays.
-    return dict(zip(reversed(hashes), reversed(numbers), strict=True))
 
 
 def _maybe_find(parts: list[Part], category: str) -> list[Sequence[int]] | None:
@@ -279,30 +376,6 @@ def _maybe_find(parts: list[Part], category: str) -> list[Sequence[int]] | None:
             return None
         found.append(numbers)
     return found
-
-
-def _stream_hashes(part: Part, numbers: Sequence[int]) -> list[int]:
-    """Return the stream hashes of these entries."""
-    entries, hash_in = part.entries(), ENTRY_STREAM.unpack_from
-    return [hash_in(entries, number * ENTRY_BYTES)[0] for number in numbers]
-
-
-def _from_log(log: Log) -> list[bytes]:
-    """Return all streams, counted event by event."""
-    found: dict[str, list[int]] = {}
-    for part in log.parts():
-        for records in part.segment.scan(0, part.count):
-            for record in records:
-                counts = found.get(record[2])
-                if counts is None:
-                    found[record[2]] = [1, record[1], record[1], record[5]]
-                else:
-                    counts[0] += 1
-                    counts[2:] = record[1], record[5]
-    return [
-        _encode_row(name, last, first, events, time_us)
-        for name, (events, first, last, time_us) in found.items()
-    ]
 
 
 def _edge(log: Log, *, first: bool) -> Record | None:
@@ -335,16 +408,15 @@ class VisibleCounts:
     """Counts what is visible of one stream after another, all at the same moment.
 
     Args:
-        rows: of all streams of the store, for hashes that several of them share.
+        shared: the hashes that several of them share.
     """
 
-    def __init__(self, log: Log, rows: list[bytes]) -> None:
+    def __init__(self, log: Log, shared: set[int]) -> None:
         self._log = log
         self._rules = log.policies().rules()
         self._now_us = now_ns() // 1000
-        self._rows = rows
+        self._shared = shared
         self._recent: dict[int, Counter[int]] = {}
-        self._shared: set[int] | None = None  # hashes of several names
 
     def count(
         self, stream: str, events: int, first_version: int, last_version: int, last_time_us: int
@@ -377,9 +449,6 @@ class VisibleCounts:
 
     def _maybe_count_since(self, stream: str, since_us: int) -> int | None:
         """Return the stream's number of events since then; None if other streams have its hash, too."""
-        if self._shared is None:
-            hashes = sorted(hash_stream(row[:_AT].decode()) for row in self._rows)
-            self._shared = {key for key, after in pairwise(hashes) if key == after}
         stream_hash = hash_stream(stream)
         if stream_hash in self._shared:
             return None

@@ -14,6 +14,7 @@ import pytest
 
 import evlog
 from evlog import EventStore, NewEvent, StreamInfo
+from evlog.files.format.hashes import hash_stream
 from evlog.files.log.segment import Segment
 from tests.support.helpers import Clock, fill, new, segment_files
 
@@ -103,6 +104,26 @@ def test_streams_of_a_category_are_the_same_as_among_all(store: EventStore, comp
             assert list(store.streams(category=category, **among)) == expected
 
 
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of events of each read from a log."""
+    read: list[int] = []
+    records = Segment.records
+
+    def counting(segment: Segment, numbers: Sequence[int], **options: Any) -> Any:
+        read.append(len(numbers))
+        return records(segment, numbers, **options)
+
+    scan = Segment.scan
+
+    def counting_scan(segment: Segment, first: int, end: int) -> Any:
+        read.append(end - first)
+        return scan(segment, first, end)
+
+    monkeypatch.setattr(Segment, "records", counting)
+    monkeypatch.setattr(Segment, "scan", counting_scan)
+    return read
+
+
 @pytest.mark.exact_hashes
 @pytest.mark.parametrize("arguments", [{"category": "few"}, {"prefix": "few-"}], ids=str)
 def test_only_records_of_a_category_are_read_for_its_streams(
@@ -110,14 +131,7 @@ def test_only_records_of_a_category_are_read_for_its_streams(
 ) -> None:
     fill(store, 60)
     store.append("few-1", [new()])
-    read: list[int] = []
-    records = Segment.records
-
-    def counting(segment: Segment, numbers: Sequence[int]) -> Any:
-        read.append(len(numbers))
-        return records(segment, numbers)
-
-    monkeypatch.setattr(Segment, "records", counting)
+    read = count_reads(monkeypatch)
     assert [info.stream for info in store.streams(**arguments)] == ["few-1"]
     assert sum(read) == 1
 
@@ -161,8 +175,52 @@ def test_streams_are_counted_after_a_compaction_without_reading_an_event_of_each
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = compacted(store)
-    monkeypatch.setattr("evlog.files.log.catalog.all_streams", None)
+    own = store.info().events
+    read = count_reads(monkeypatch)
     assert store.info().streams == count
+    assert sum(read) < own / 2  # the events of policies
+
+
+# Two names of one hash, as there are by chance among a million of one category.
+TWINS = ("c-575019", "c-1280808")
+
+
+@pytest.mark.exact_hashes
+@pytest.mark.parametrize("order", ["in turns", "one after the other"])
+@pytest.mark.parametrize("before", [{}, {0: 3}, {1: 4}, {0: 4}, {0: 4, 1: 2}, {0: 4, 1: 4}], ids=str)
+def test_names_with_one_hash_are_counted_apart_and_no_others_event_by_event(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, order: str, before: dict[int, int]
+) -> None:
+    assert hash_stream(TWINS[0]) == hash_stream(TWINS[1])
+    fill(store, 300, streams=30)
+    for twin in [*sorted([0, 1] * 3), 1] if order == "one after the other" else [0, 1, 1, 0, 0, 1, 1]:
+        store.append(TWINS[twin], [new()])
+    store.append("again", [new()])
+    store.set_retention("again", before=2)
+    for twin, version in before.items():
+        store.set_retention(TWINS[twin], before=version)
+    store.compact()
+    store.append("again", [new()])
+    expected = {TWINS[0]: (3, 1, 3), TWINS[1]: (4, 1, 4)}
+    for twin, first in before.items():
+        last = expected[TWINS[twin]][2]
+        expected[TWINS[twin]] = (last + 1 - first, first, last)
+    read = count_reads(monkeypatch)
+    assert store.info().streams == 33
+    assert sum(read) < 30 or before == {1: 4}  # then the versions of one follow those of the other
+    filters: list[dict[str, Any]] = [
+        {},
+        {"category": "c"},
+        *({"prefix": text} for text in ("c-", "c", "c-5")),
+    ]
+    for arguments in filters:
+        read.clear()
+        found = {info.stream: info[1:4] for info in store.streams(**arguments, include_deleted=True)}
+        assert sum(read) < 100
+        assert {name: found.pop(name) for name in TWINS if name in found} == {
+            name: counts for name, counts in expected.items() if name.startswith(arguments.get("prefix", ""))
+        }
+        assert list(found.values()) == ([] if arguments else [(1, 2, 2), *[(10, 1, 10)] * 30])
 
 
 def test_streams_are_counted_after_a_compaction_whatever_the_hashes_of_their_names(
