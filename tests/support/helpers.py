@@ -76,6 +76,10 @@ def fill(store: EventStore, count: int, streams: int = 3) -> None:
         store.append(f"s-{number % streams}", [new(number, f"T{number % 2}", id=number_id(number))])
 
 
+# Two names with one hash, as there are by chance among a million of one category.
+TWINS = ("c-575019", "c-1280808")
+
+
 def number_id(number: int) -> UUID:
     """Return the id that belongs to a number."""
     return UUID(int=number + 1)

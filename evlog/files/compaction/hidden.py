@@ -2,8 +2,9 @@
 
 1. Everything follows from the cut-off: the log up to one position, its policies up to there, and one moment.
 2. Streams are found by the hashes of their names. Every position up to the cut-off belongs to one version of
-   one stream, so the last versions of all streams add up to the cut-off's position. If they do not (two names
-   share a hash, or a salvage lost events), every record is read, and the names decide.
+   one stream, so the last versions of all streams add up to the cut-off's position. If they do not, names
+   share a hash, as the first two among a million of one category do by chance: the records of those names are
+   read, and the names decide. If a salvage lost events, every record is read.
 3. A resumed compaction removes only what the rules at its cut-off and the present rules both hide.
 
 Nothing here writes.
@@ -13,14 +14,13 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict, deque
-from functools import partial
 from itertools import chain, compress, repeat
 from operator import itemgetter, lt, or_
 
 from evlog.files.format.entries import ENTRY_BYTES, column, column_array
 from evlog.files.format.hashes import NAME_BITS, hash_category, hash_stream
 from evlog.files.format.headers import KIND_STREAMS
-from evlog.files.log.catalog import emptied_versions
+from evlog.files.log.catalog import Look, emptied_versions, tell_apart
 from evlog.files.log.parts import SealedPart, SegmentRef, open_sealed
 from evlog.files.log.segment import RECORDS_AT_ONCE
 from evlog.model.events import MAX_VERSION, SYSTEM_PREFIX, category_of, now_ns
@@ -66,8 +66,14 @@ def find_hidden(
     if not (rules.streams or rules.categories):
         return Hidden([b"" for _ in parts], [[] for _ in parts])
     limits = _Limits(log, rules, cut_off, resumed=resumed)
-    found = _maybe_hide_by_hash(log, parts, limits, cut_off.position, workers)
-    return found or _hide_by_name(parts, limits, cut_off.position)
+    found, is_sure = _hide_by_hash(log, parts, limits, cut_off.position, workers)
+    if is_sure:
+        return found
+    counts = [len(entries_to(part, cut_off.position)) // ENTRY_BYTES for part in parts]
+    by_hash, by_name, shared = tell_apart(list(map(Look, parts, map(range, counts))))
+    if sum(by_hash.values()) + sum(by_name.values()) == cut_off.position:
+        return _hide_by_name(parts, counts, limits, shared, found)
+    return _hide_by_name(parts, counts, limits, None, Hidden([b""] * len(parts), [[] for _ in parts]))
 
 
 class _Limit(NamedTuple):
@@ -173,10 +179,10 @@ class LastEvents(NamedTuple):
     versions: list[int]
 
 
-def _maybe_hide_by_hash(
+def _hide_by_hash(
     log: Log, parts: Sequence[Part], limits: _Limits, position: int, workers: Workers
-) -> Hidden | None:
-    """Return what the limits hide; None if hashes do not tell the streams apart."""
+) -> tuple[Hidden, bool]:
+    """Return what the limits hide, and whether it is so of all streams: else names share a hash."""
     found = HashLimits({}, {})
     lasts = [LastEvents([], [], []) for _ in parts]
     emptied: list[list[EmptyStream]] = [[] for _ in parts]
@@ -202,17 +208,16 @@ def _maybe_hide_by_hash(
         offsets = column_array(entries, "offset")
         heads = LastEvents(numbers, hashes, versions)
         emptied[at] += _limit_streams(part.segment, offsets, heads, limits, found, lasts[at])
-    if total + sum(emptied_versions(parts, seen).values()) != position:
-        return None
+    is_sure = total + sum(emptied_versions(parts, seen).values()) == position
     alone = sum(len(own.numbers) for own in lasts)
     if alone and not found.first_versions and len(seen) - alone <= _FEW_STREAMS:
         others = seen.difference(*[own.stream_hashes for own in lasts])
         counts = [len(entries_of(part)) // ENTRY_BYTES for part in parts]
         stay = [own.numbers for own in lasts]
-        return Hidden(list(map(_hide_all_but, parts, counts, stay, repeat(others))), emptied)
+        return Hidden(list(map(_hide_all_but, parts, counts, stay, repeat(others))), emptied), is_sure
     for own in lasts:
         found.first_versions.update(zip(own.stream_hashes, own.versions, strict=True))
-    return Hidden(_find_all_hidden(log, parts, entries_of, found, position, workers), emptied)
+    return Hidden(_find_all_hidden(log, parts, entries_of, found, position, workers), emptied), is_sure
 
 
 def _last_entries(part: Part, position: int, entries: Entries, seen: set[int]) -> Iterable[int]:
@@ -370,32 +375,54 @@ def _find_hidden(segment: Segment, entries: Entries, limits: HashLimits) -> byte
     return b"".join(found)
 
 
-# --- by name: every record, for the rare store where two names share a hash
+# --- by name: the records of streams whose names share a hash, or all
 
 
-def _hide_by_name(parts: Sequence[Part], limits: _Limits, position: int) -> Hidden:
-    """Return what the limits hide, by reading every record twice."""
+def _hide_by_name(
+    parts: Sequence[Part],
+    counts: Sequence[int],
+    limits: _Limits,
+    hashes: set[int] | None,
+    others: Hidden,
+) -> Hidden:
+    """Return what the limits hide, by reading records twice.
+
+    Args:
+        counts: how many of each segment's first entries are looked at.
+        hashes: of the streams; None: all streams.
+        others: what is hidden of all others.
+    """
+    numbers: list[Sequence[int]] = [range(count) for count in counts]
+    if hashes is not None:
+        numbers = [_entries_of(part, count, hashes) for part, count in zip(parts, counts, strict=True)]
     heads: dict[str, tuple[int, int, int]] = {}
     for at, part in enumerate(parts):
-        for _, version, name, _, _, time_us, _, _, _ in _records_to(part, position):
+        for _, version, name, _, _, time_us, _, _, _ in _records(part, numbers[at]):
             heads[name] = version, time_us, at
     bounds: dict[str, tuple[int, int]] = {}
-    emptied: list[list[EmptyStream]] = [[] for _ in parts]
+    flags, emptied = others  # a stream may be named twice as emptied
     for name, (version, time_us, at) in heads.items():
         limit = limits.of(name, version)
         if limit is not None:
             bounds[name] = limit
             if version < limit[0] or time_us < limit[1]:
                 emptied[at].append((name, version, time_us))
-    is_hidden = partial(_is_hidden, bounds)
-    return Hidden([bytes(map(is_hidden, _records_to(part, position))) for part in parts], emptied)
+    for at, part in enumerate(parts):
+        cells = bytearray(flags[at].ljust(counts[at], b"\0"))
+        for number, (_, version, name, _, _, time_us, _, _, _) in zip(
+            numbers[at], _records(part, numbers[at]), strict=True
+        ):
+            first, since_us = bounds.get(name, (0, 0))
+            cells[number] = version < first or time_us < since_us
+        flags[at] = bytes(cells)
+    return Hidden(flags, emptied)
 
 
-def _is_hidden(bounds: dict[str, tuple[int, int]], record: Record) -> bool:
-    limit = bounds.get(record[2])
-    return limit is not None and (record[1] < limit[0] or record[5] < limit[1])
+def _entries_of(part: Part, count: int, hashes: set[int]) -> list[int]:
+    """Return the numbers of those of a segment's first entries whose streams have these hashes, rising."""
+    own = column(part.entries()[: count * ENTRY_BYTES], "stream_hash")
+    return list(compress(range(count), map(hashes.__contains__, own)))
 
 
-def _records_to(part: Part, position: int) -> Iterator[Record]:
-    count = part.count if part.last_position <= position else part.segment.number_of(position + 1)
-    return chain.from_iterable(part.segment.scan(0, count)) if count else iter(())
+def _records(part: Part, numbers: Sequence[int]) -> Iterator[Record]:
+    return chain.from_iterable(part.segment.records(numbers, first=RECORDS_AT_ONCE))

@@ -148,15 +148,22 @@ def _count_by_last_versions(log: Log) -> int:
     emptied = emptied_versions(parts, lasts.seen)
     if lasts.versions + sum(emptied.values()) == head:
         return lasts.count + len(emptied)
-    by_hash, shared = _last_versions(looks)
-    by_name = {name: version for name, version, _ in _emptied(parts)}
-    shared |= by_hash.keys() & set(map(hash_stream, by_name))
-    by_name |= {info.stream: info.last_version for info in map(_decode_row, _count_each(looks, shared))}
-    for key in shared:
-        by_hash.pop(key, None)
+    by_hash, by_name, _ = tell_apart(looks)
     if sum(by_hash.values()) + sum(by_name.values()) == head:
         return len(by_hash) + len(by_name)
     return len(_rows(log)[0])
+
+
+def tell_apart(looks: Sequence[Look]) -> tuple[dict[int, int], dict[str, int], set[int]]:
+    """Return the last versions of all streams, by hash, or else by name, and the hashes of these names.
+
+    By name: of names that share a hash, and of those that compactions left without events.
+    """
+    by_hash, shared = _last_versions(looks)
+    by_name = {name: version for name, version, _ in _emptied(look.part for look in looks)}
+    shared |= by_hash.keys() & set(map(hash_stream, by_name))
+    by_name |= {info.stream: info.last_version for info in map(_decode_row, _count_each(looks, shared))}
+    return {key: by_hash[key] for key in by_hash.keys() - shared}, by_name, shared
 
 
 def emptied_versions(parts: Iterable[Part], seen: set[int]) -> dict[int, int]:
@@ -219,7 +226,7 @@ def _decode_row(row: bytes) -> StreamInfo:
     return StreamInfo(row[:_AT].decode(), events, first_version, last_version, time_us)
 
 
-def _by_ends(looks: list[_Look], prefix: str) -> tuple[list[bytes], set[int]]:
+def _by_ends(looks: list[Look], prefix: str) -> tuple[list[bytes], set[int]]:
     """Return the streams by the first and last entry of each hash, and the hashes for which this is wrong.
 
     Args:
@@ -252,24 +259,25 @@ def _by_ends(looks: list[_Look], prefix: str) -> tuple[list[bytes], set[int]]:
     return rows, shared
 
 
-class _Look:
-    """What is looked at in a segment: all of its entries, or some.
+class Look:
+    """What is looked at in a segment: all of its first entries, or some.
 
     Args:
-        some: the numbers of these entries, rising.
+        numbers: of these entries, rising; a range of the first ones.
+
+    Attributes:
+        newest: what `lasts` returned once, of the same moment as the numbers, where the segment grows.
     """
 
-    def __init__(self, part: Part, some: Sequence[int] | None) -> None:
+    def __init__(self, part: Part, numbers: Sequence[int]) -> None:
         self.part = part
-        self.numbers = range(part.count) if some is None else some
-        # Of the same moment as their number, where the segment grows.
-        self._lasts = None if isinstance(part, SealedPart) else self._find_lasts()
+        self.numbers = numbers
+        self.newest: dict[int, int] | None = None
 
     def lasts(self) -> dict[int, int]:
         """Return the number of each stream's last entry, by the stream's hash."""
-        return self._find_lasts() if self._lasts is None else self._lasts
-
-    def _find_lasts(self) -> dict[int, int]:
+        if self.newest is not None:
+            return self.newest
         if isinstance(self.numbers, range):
             return dict(zip(*self.part.index.heads(), strict=True))
         return dict(zip(self.hashes(), self.numbers, strict=True))
@@ -294,12 +302,14 @@ class _Look:
         return (ENTRY_VERSION.unpack_from(entries, number * ENTRY_BYTES)[0] for number in numbers)
 
 
-def _looks(log: Log, category: str | None) -> list[_Look]:
+def _looks(log: Log, category: str | None) -> list[Look]:
     """Return the entries of a category, and of others with the same hash; all, if they are many."""
     with log.mutex:
         parts = log.parts()
         found = None if category is None else _maybe_find(parts, category)
-        return [_Look(part, None if found is None else found[at]) for at, part in enumerate(parts)]
+        looks = list(map(Look, parts, found or [range(part.count) for part in parts]))
+        looks[-1].newest = looks[-1].lasts()
+        return looks
 
 
 class _Ends:
@@ -313,7 +323,7 @@ class _Ends:
         count, versions: how many entries they are, and the sum of their versions.
     """
 
-    def __init__(self, ends: Iterable[tuple[_Look, dict[int, int]]]) -> None:
+    def __init__(self, ends: Iterable[tuple[Look, dict[int, int]]]) -> None:
         self.seen = set[int]()
         self.count = self.versions = 0
         self._numbers: list[tuple[Part, Sequence[int]]] = []
@@ -332,15 +342,15 @@ class _Ends:
                 yield from (record for record in records if record[2].startswith(prefix))
 
 
-def _lasts(looks: Sequence[_Look]) -> _Ends:
+def _lasts(looks: Sequence[Look]) -> _Ends:
     return _Ends((look, look.lasts()) for look in reversed(looks))
 
 
-def _firsts(looks: Sequence[_Look]) -> _Ends:
+def _firsts(looks: Sequence[Look]) -> _Ends:
     return _Ends((look, look.firsts()) for look in looks)
 
 
-def _last_versions(looks: Sequence[_Look]) -> tuple[dict[int, int], set[int]]:
+def _last_versions(looks: Sequence[Look]) -> tuple[dict[int, int], set[int]]:
     """Return the last version by stream hash, and the hashes whose versions do not follow each other."""
     last: dict[int, int] = {}
     shared = set[int]()
@@ -352,7 +362,7 @@ def _last_versions(looks: Sequence[_Look]) -> tuple[dict[int, int], set[int]]:
     return last, shared
 
 
-def _count_each(looks: Sequence[_Look], hashes: set[int]) -> list[bytes]:
+def _count_each(looks: Sequence[Look], hashes: set[int]) -> list[bytes]:
     """Return the streams with these hashes, counted event by event."""
     found: dict[str, list[int]] = {}
     for look in looks if hashes else ():

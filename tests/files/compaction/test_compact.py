@@ -24,7 +24,7 @@ from evlog.errors import (
     SubscriptionBehind,
     WrongExpectedVersion,
 )
-from evlog.files.compaction import rewrite
+from evlog.files.compaction import hidden, rewrite
 from evlog.files.compaction.plan import Plan, make_plan
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk
@@ -39,6 +39,7 @@ from evlog.files.write.writer import Writer
 from evlog.model.appends import AppendRequest
 from tests.support.forge import replace_info
 from tests.support.helpers import (
+    TWINS,
     Clock,
     engine_of,
     facts,
@@ -829,6 +830,43 @@ def test_streams_that_share_a_hash_lose_exactly_what_is_hidden(
             assert versions == list(range(first, last + 1)), stream
             assert store.stream_version(stream) == last
         assert store.append("dd", [new()]).first_version == 21
+
+
+@pytest.mark.exact_hashes
+@pytest.mark.parametrize("again", [False, True])
+def test_only_the_records_of_names_that_share_a_hash_are_read_to_tell_them_apart(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    read: list[int] = []
+    records = hidden._records
+
+    def counting(part: Any, numbers: Sequence[int]) -> Any:
+        read.append(len(numbers))
+        return records(part, numbers)
+
+    monkeypatch.setattr(hidden, "_records", counting)
+    fill(store, 100, streams=10)
+    for twin in (0, 0, 1, 0, 1, 1):
+        store.append(TWINS[twin], [new()])
+    left = {TWINS[0]: [3], TWINS[1]: [1, 2, 3]}
+    store.set_retention(TWINS[0], max_count=1)
+    if again:  # one of them is emptied, and comes again
+        store.delete_stream(TWINS[1])
+        store.compact()
+        read.clear()
+        store.append(TWINS[1], [new(), new(), new()])
+        store.set_retention(TWINS[1], max_count=2)
+        left[TWINS[1]] = [5, 6]
+    store.set_retention(category="s", max_count=4)
+    store.compact()
+    for stream, versions in left.items():
+        assert [event.version for event in store.read_all() if event.stream == stream] == versions
+        assert store.stream_version(stream) == max(versions)
+    assert [event.version for event in store.read_all(category="s")] == [7] * 10 + [8] * 10 + [9] * 10 + [
+        10
+    ] * 10
+    assert sum(read) == 2 * (4 if again else 6)
+    assert store.verify().ok
 
 
 def test_a_category_that_shares_its_hash_with_another_loses_alone_what_is_hidden(

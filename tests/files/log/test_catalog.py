@@ -16,7 +16,7 @@ import evlog
 from evlog import EventStore, NewEvent, StreamInfo
 from evlog.files.format.hashes import hash_stream
 from evlog.files.log.segment import Segment
-from tests.support.helpers import Clock, fill, new, segment_files
+from tests.support.helpers import TWINS, Clock, fill, new, segment_files
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -179,10 +179,6 @@ def test_streams_are_counted_after_a_compaction_without_reading_an_event_of_each
     read = count_reads(monkeypatch)
     assert store.info().streams == count
     assert sum(read) < own / 2  # the events of policies
-
-
-# Two names of one hash, as there are by chance among a million of one category.
-TWINS = ("c-575019", "c-1280808")
 
 
 @pytest.mark.exact_hashes
