@@ -45,16 +45,19 @@ class ServerFeed:
         """Ask the server for the committed position."""
         raise NotImplementedError
 
-    def _ask(self, call: Callable[[], _T], address: str) -> _T:
+    def _ask(self, call: Callable[[], _T], address: str, discard: Callable[[_T], object] | None = None) -> _T:
         """Return what a call of the server returns.
 
         A second after `wake` the call is left behind, in a thread that ends once its client gives up.
 
+        Args:
+            discard: called with what the call returns after that.
+
         Raises:
-            StoreUnreachable: then.
+            StoreUnreachable: it was left behind.
         """
         try:
-            return interruptible(call, is_over=self._waking.is_overdue)
+            return interruptible(call, is_over=self._waking.is_overdue, discard=discard)
         except TimeoutError:
             raise StoreUnreachable(address, "no answer until it was stopped") from None
 

@@ -8,7 +8,7 @@ and a Ctrl-C seems lost. So new threads block all signals, and every signal inte
 from __future__ import annotations
 
 import signal
-from threading import Thread, current_thread, main_thread
+from threading import Event, Lock, Thread, current_thread, main_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ def without_signals(start: Callable[[], Result]) -> Result:
 
 
 def interruptible(
-    call: Callable[[], Result], seconds: float | None = None, is_over: Callable[[], bool] | None = None
+    call: Callable[[], Result],
+    seconds: float | None = None,
+    is_over: Callable[[], bool] | None = None,
+    discard: Callable[[Result], object] | None = None,
 ) -> Result:
     """Return what a call returns that handles no signal: code in C, or a wait for a server.
 
@@ -45,6 +48,7 @@ def interruptible(
     Args:
         seconds: for how long the call is waited for; None: without a limit.
         is_over: asked ten times a second; true: the time is over.
+        discard: called with what the call returns after it was left behind.
 
     Raises:
         TimeoutError: the time is over.
@@ -53,20 +57,31 @@ def interruptible(
         return call()
     results: list[Result] = []
     errors: list[BaseException] = []
+    mutex, is_left = Lock(), Event()
 
     def make() -> None:
         try:
-            results.append(call())
+            result = call()
+            with mutex:
+                if not is_left.is_set():
+                    results.append(result)
+                    return
+            if discard is not None:
+                discard(result)
         except BaseException as error:  # noqa: BLE001 - raised below
             errors.append(error)
 
     thread = Thread(target=make, name="evlog-interruptible", daemon=True)
     without_signals(thread.start)
-    if is_over is None:
-        thread.join(seconds)
-    else:
-        while thread.is_alive() and not is_over():
-            thread.join(_LOOK_SECONDS)
+    try:
+        if is_over is None:
+            thread.join(seconds)
+        else:
+            while thread.is_alive() and not is_over():
+                thread.join(_LOOK_SECONDS)
+    finally:
+        with mutex:
+            is_left.set()
     if errors:
         raise errors[0]
     if not results:

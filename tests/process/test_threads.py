@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from evlog.process.threads import CallsBehind, without_signals
+from evlog.process.threads import CallsBehind, interruptible, without_signals
 from tests.test_layers import PACKAGE
 
 
@@ -59,6 +59,32 @@ def test_an_error_of_a_call_behind_is_raised_at_the_end() -> None:
         behind.__exit__(None, None, None)
     with pytest.raises(ZeroDivisionError):  # the first one is not hidden
         leave_with(ZeroDivisionError())
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_what_a_call_returns_after_it_was_left_behind_is_discarded(is_interrupted: bool) -> None:
+    may_end, has_ended, discarded = threading.Event(), threading.Event(), list[str]()
+
+    def call() -> str:
+        assert may_end.wait(60)
+        return "a connection"
+
+    def discard(result: str) -> None:
+        discarded.append(result)
+        has_ended.set()
+
+    def is_over() -> bool:
+        if is_interrupted:
+            raise KeyboardInterrupt
+        return True
+
+    with pytest.raises(KeyboardInterrupt if is_interrupted else TimeoutError):
+        interruptible(call, is_over=is_over, discard=discard)
+    may_end.set()
+    assert has_ended.wait(60)
+    assert discarded == ["a connection"]
+    assert interruptible(call, is_over=lambda: False, discard=discard) == "a connection"
+    assert len(discarded) == 1
 
 
 def test_where_no_thread_can_be_started_a_call_is_made_here(monkeypatch: pytest.MonkeyPatch) -> None:

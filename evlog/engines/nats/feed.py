@@ -132,7 +132,7 @@ class NatsFeed(ServerFeed):
         while True:
             connections.check_open()
             try:
-                self._session = self._ask(self._listening, connections.address.text)
+                self._session = self._ask(self._listening, connections.address.text, Session.close)
                 self._is_doubtful = True
                 break
             except (Lost, NoResponder) as error:
@@ -150,8 +150,6 @@ class NatsFeed(ServerFeed):
             inbox = b"_INBOX.evlog." + os.urandom(12).hex().encode()
             session.subscribe(inbox)
             self._make_consumer(session, inbox)
-            if self._waking.is_overdue():
-                raise Lost("no answer until it was stopped")
         except BaseException:
             session.close()
             raise

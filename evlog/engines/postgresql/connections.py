@@ -439,8 +439,12 @@ class Connections:
             )
             connection.prepares = self.address.listens
             connection.silent_seconds = min(_SILENT_SECONDS, self.address.timeout_seconds / 3)
-            if self.address.prologue:
-                connection.execute(self.address.prologue)
+            try:
+                if self.address.prologue:
+                    connection.execute(self.address.prologue)
+            except BaseException:
+                connection.close()
+                raise
             return connection
 
     def give_back(self, connection: Session) -> None:

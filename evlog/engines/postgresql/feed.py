@@ -219,7 +219,9 @@ class PostgresqlFeed(ServerFeed):
         if connection is None or connection.closed:
             self._connection = self._pending = None
             self._is_flushing = False
-            connection = self._connection = self._ask(self._take, self._connections.address.text)
+            connections = self._connections
+            connection = self._ask(connections.take, connections.address.text, connections.give_back)
+            self._connection = connection
             connection.is_given_up = self._waking.is_overdue  # of an object that has no reference back
             self._is_doubtful = True
             self.polling = not self._connections.address.listens
@@ -229,13 +231,6 @@ class PostgresqlFeed(ServerFeed):
                     connection.execute(self._connections.address.sql("listen evlog_{schema}"))
                 except ReadOnlySqlTransaction:  # a standby
                     self.polling = True
-        return connection
-
-    def _take(self) -> Session:
-        connection = self._connections.take()
-        if self._waking.is_overdue():
-            self._connections.give_back(connection)
-            raise StoreUnreachable(self._connections.address.text, "no answer until it was stopped")
         return connection
 
 

@@ -26,6 +26,7 @@ from tests.engines.outages import (
     outcomes,
     prepare,
 )
+from tests.support.contention import wait_until
 from tests.support.postgresql import NEWEST, PostgresqlServer, scratch, serving
 from tests.support.tcp_proxy import proxying
 
@@ -59,8 +60,11 @@ def test_a_follower_that_is_stopped_does_not_wait_for_a_suspended_server(
     check_stop(
         server.url(timeout="9000", connect_timeout="1000"),
         server.suspended(),
-        "_look" if is_connected else "_take",
+        "_look" if is_connected else "_ask",
     )
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        connected = "select count(*) from pg_stat_activity where application_name = 'evlog'"
+        wait_until(lambda: admin.execute(connected).fetchone() == (0,))  # also if one was being made
 
 
 def test_every_call_continues_on_a_server_that_was_killed_and_started(server: PostgresqlServer) -> None:
