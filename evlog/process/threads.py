@@ -8,7 +8,7 @@ and a Ctrl-C seems lost. So new threads block all signals, and every signal inte
 from __future__ import annotations
 
 import signal
-from threading import Event, Lock, Thread, current_thread, main_thread
+from threading import Event, Thread, current_thread, main_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,17 +57,21 @@ def interruptible(
         return call()
     results: list[Result] = []
     errors: list[BaseException] = []
-    mutex, is_left = Lock(), Event()
+    is_left = Event()
+
+    def drop() -> None:
+        try:
+            result = results.pop()
+        except IndexError:  # the other thread has taken it
+            return
+        if discard is not None:
+            discard(result)
 
     def make() -> None:
         try:
-            result = call()
-            with mutex:
-                if not is_left.is_set():
-                    results.append(result)
-                    return
-            if discard is not None:
-                discard(result)
+            results.append(call())
+            if is_left.is_set():
+                drop()
         except BaseException as error:  # noqa: BLE001 - raised below
             errors.append(error)
 
@@ -79,14 +83,17 @@ def interruptible(
         else:
             while thread.is_alive() and not is_over():
                 thread.join(_LOOK_SECONDS)
-    finally:
-        with mutex:
-            is_left.set()
+    except BaseException:
+        is_left.set()
+        drop()
+        raise
+    is_left.set()
     if errors:
         raise errors[0]
-    if not results:
-        raise TimeoutError
-    return results[0]
+    try:
+        return results.pop()
+    except IndexError:
+        raise TimeoutError from None
 
 
 class CallsBehind:
