@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from evlog.files.format.removed_events import EmptyStream
     from evlog.files.log.log import Log
     from evlog.files.log.parts import Part
+    from evlog.files.log.removed import RemovedEvents
     from evlog.model.events import Record
 
 _NUMBERS = Struct(">xQQQQ")  # behind a name: its last and first version, events, time; x ends the name
@@ -173,20 +174,24 @@ def emptied_versions(parts: Iterable[Part], seen: set[int]) -> dict[int, int]:
         seen: the hashes of the streams that have events.
     """
     last: dict[int, int] = {}
-    for part in parts:
-        removed = part.removed if isinstance(part, SealedPart) else None
-        if removed is not None:
-            for key, version in zip(removed.stream_hashes(), removed.stream_versions(), strict=True):
-                if key not in seen:
-                    last[key] = max(version, last.get(key, 0))
+    for removed in _removed(parts):
+        for key, version in zip(removed.stream_hashes(), removed.stream_versions(), strict=True):
+            if key not in seen:
+                last[key] = max(version, last.get(key, 0))
     return last
 
 
 def _emptied(parts: Iterable[Part]) -> Iterator[EmptyStream]:
     """Iterate over the streams that lost their last event in a compaction; a stream may come again, later."""
+    for removed in _removed(parts):
+        yield from removed.streams()
+
+
+def _removed(parts: Iterable[Part]) -> Iterator[RemovedEvents]:
+    """Iterate over what compactions removed from each segment."""
     for part in parts:
         if isinstance(part, SealedPart) and part.removed is not None:
-            yield from part.removed.streams()
+            yield part.removed
 
 
 def all_streams(log: Log) -> Iterator[StreamInfo]:
@@ -337,8 +342,9 @@ class _Ends:
     def records(self, prefix: str) -> Iterator[Record]:
         """Iterate over the records of streams whose names begin with this."""
         text = prefix.encode()
+        may_hold = (lambda raw: text in raw) if text else None  # it copies all bytes
         for part, numbers in self._numbers:
-            for records in part.segment.records(numbers, may_hold=lambda raw: text in raw):
+            for records in part.segment.records(numbers, may_hold=may_hold):
                 yield from (record for record in records if record[2].startswith(prefix))
 
 
