@@ -77,6 +77,16 @@ def new(number: int, type: str = "T", **options: Any) -> NewEvent:
     return NewEvent(type, number, **options)
 
 
+def check_selection(store: EventStore, wanted: list[int], **options: Any) -> None:
+    """Read the log by these options in every way, and follow it: the wanted numbers are found."""
+    assert numbers(store.read_all(**options)) == wanted, options
+    assert numbers(store.read_all(**options, reverse=True)) == wanted[::-1]
+    assert numbers(store.read_all(**options, limit=2)) == wanted[:2]
+    assert numbers(store.read_all(**options, reverse=True, limit=1)) == wanted[-1:]
+    with store.subscribe(follow=False, **options) as run:
+        assert numbers(run) == wanted
+
+
 def numbers(events: Iterable[Event]) -> list[int]:
     """Return the numbers that `new` was given."""
     return [int(event.data) for event in events]

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from evlog import EventFilter, EventStore, InvalidArgument, NewEvent
-from evlog.testing.base import EngineTests, new, numbers
+from evlog.testing.base import EngineTests, check_selection, new, numbers
 
 STORY = UUID(int=1 << 127)
 SELECTIONS: list[tuple[dict[str, Any], Iterable[int]]] = [  # and which numbers of `told` they give
@@ -55,16 +55,11 @@ class ContentTests(EngineTests):
     def test_a_read_is_by_content(self, told: EventStore) -> None:
         for options, expected in SELECTIONS:
             wanted = list(expected)
-            assert numbers(told.read_all(**options)) == wanted, options
-            assert numbers(told.read_all(**options, reverse=True)) == wanted[::-1]
-            assert numbers(told.read_all(**options, limit=2)) == wanted[:2]
-            assert numbers(told.read_all(**options, reverse=True, limit=1)) == wanted[-1:]
+            check_selection(told, wanted, **options)
             of_stream = {name: value for name, value in options.items() if name != "category"}
             own = [number for number in wanted if number % 3 == 1]
             assert numbers(told.read("a-1", **of_stream)) == own
             assert numbers(told.read("a-1", **of_stream, limit=1, reverse=True)) == own[-1:]
-            with told.subscribe(follow=False, **options) as run:
-                assert numbers(run) == wanted
             assert told.state(None, lambda n, _: n + 1, 0, **options).value == len(wanted)
 
     def test_json_that_hides_a_text_is_found(self, store: EventStore) -> None:

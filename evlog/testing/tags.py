@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evlog import EventFilter, EventStore, NewEvent
-from evlog.testing.base import EngineTests, new, numbers, run_to_end
+from evlog.testing.base import EngineTests, check_selection, new, numbers, run_to_end
 
 SELECTIONS: list[tuple[dict[str, Any], Iterable[int]]] = [  # and which numbers of `tagged` they give
     ({"tags": ["2:1"]}, range(1, 20, 2)),
@@ -53,13 +53,7 @@ class TagTests(EngineTests):
 
     def test_a_read_of_the_log_is_by_tags(self, tagged: EventStore) -> None:
         for options, expected in SELECTIONS:
-            wanted = list(expected)
-            assert numbers(tagged.read_all(**options)) == wanted, options
-            assert numbers(tagged.read_all(**options, reverse=True)) == wanted[::-1]
-            assert numbers(tagged.read_all(**options, limit=2)) == wanted[:2]
-            assert numbers(tagged.read_all(**options, reverse=True, limit=1)) == wanted[-1:]
-            with tagged.subscribe(follow=False, **options) as run:
-                assert numbers(run) == wanted
+            check_selection(tagged, list(expected), **options)
 
     def test_a_read_of_a_stream_is_by_tags(self, tagged: EventStore) -> None:
         assert numbers(tagged.read("a-1", tags=["3:2"])) == [5, 17]
