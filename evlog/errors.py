@@ -618,7 +618,7 @@ class ClockError(EvlogError):
 
     def __init__(self, time_us: int) -> None:
         super().__init__(
-            f"the system clock is {time_us // 1_000_000} seconds from 1970, outside the years 1970 to 2262; "
+            f"the system clock is {time_us // 1_000_000} seconds from 1970, outside the years 1970 to 9999; "
             "set the clock and try again"
         )
         self.time_us = time_us

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import wraps
 from itertools import islice
 from typing import Annotated, Any, Final, ParamSpec
@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final, ParamSpec
 from evlog._version import __version__
 from evlog.errors import EvlogError, ExtraNotInstalled, InvalidArgument
 from evlog.model.appends import ANY
-from evlog.model.events import Event, NewEvent
+from evlog.model.events import Event, NewEvent, now_moment
 from evlog.model.json_lines import encode_lines
 from evlog.model.json_text import encode_json
 from evlog.model.matching import pattern_of_text
@@ -162,7 +162,7 @@ class _Tools:
         if stream is not None and category is not None:
             raise InvalidArgument("stream and category exclude each other; give one of them")
         grep = None if contains is None else pattern_of_text(contains)  # no pattern that never ends
-        now = datetime.now(UTC)
+        now = now_moment()
         selection: dict[str, Any] = {
             "types": types or None,
             "tags": tags,

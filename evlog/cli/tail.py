@@ -213,9 +213,9 @@ class _Plan:
             raise InvalidArgument("--timeout 0 leaves no time", "use --idle 0 to take only what is there")
         if self.exec_timeout_seconds == 0:
             raise InvalidArgument("--exec-timeout 0 leaves no time", "give a longer time, or leave it out")
-        if self.name is not None and self.since is not None and _is_ahead(self.since):
+        if self.name is not None and self.since is not None and self.since > given.now:
             raise InvalidArgument("--since must be in the past when --name is used", "give an earlier time")
-        if self.until is not None and _is_ahead(self.until):
+        if self.until is not None and self.until > given.now:
             raise InvalidArgument("--until must be in the past", "use --timeout to stop later")
 
 
@@ -397,12 +397,6 @@ def _maybe_shard(text: str | None) -> tuple[int, int] | None:
     if not (text.isascii() and number.isdecimal() and count.isdecimal() and len(text) < _LONGEST_SHARD):
         raise InvalidArgument(f"invalid value {text!r} for --shard", "use for example 1/3, 2/3 and 3/3")
     return int(number), int(count)
-
-
-def _is_ahead(moment: datetime) -> bool:
-    from datetime import UTC, datetime
-
-    return moment > datetime.now(UTC)
 
 
 def _maybe_seconds(text: str | None) -> float | None:

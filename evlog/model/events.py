@@ -675,15 +675,11 @@ def id_of_key(key: str) -> bytes:
 
 
 def now_ns() -> int:
-    """Return the system clock's time, nanoseconds since 1970.
-
-    Raises:
-        ClockError: it is after 2262-04-11, when the nanoseconds are more than Python can count.
-    """
+    """Return the system clock's time, nanoseconds since 1970; after 2262-04-11 to a few microseconds."""
     try:
         return time.time_ns()
-    except OverflowError:
-        raise ClockError(int(time.clock_gettime(time.CLOCK_REALTIME) * 1_000_000)) from None
+    except OverflowError:  # more than Python counts: a clock that is set wrong must stop no reader
+        return int(time.clock_gettime(time.CLOCK_REALTIME) * 1_000_000_000)
 
 
 def make_ids(count: int) -> list[bytes]:
@@ -696,6 +692,19 @@ def make_ids(count: int) -> list[bytes]:
     random = bytearray(os.urandom(8 * count))
     random[0::8] = random[0::8].translate(_VARIANT)
     return [head + tail for (tail,) in _TAIL.iter_unpack(random)]
+
+
+def now_moment() -> datetime:
+    """Return the system clock's time as a datetime, UTC.
+
+    Raises:
+        ClockError: it is outside the years that a datetime has.
+    """
+    now_us = now_ns() // 1000
+    try:
+        return moment_of(now_us)
+    except OverflowError:
+        raise ClockError(now_us) from None
 
 
 def moment_of(time_us: int) -> datetime:

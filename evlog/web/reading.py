@@ -12,10 +12,10 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from evlog.errors import EvlogError, InvalidArgument
+from evlog.model.events import now_moment
 from evlog.model.matching import pattern_of_text
 from evlog.model.when import parse_when
 from evlog.web.shown import as_row
@@ -78,7 +78,7 @@ def selection_of(query: QueryParams) -> Selection:
     Raises:
         InvalidArgument: a filter makes no sense.
     """
-    now = datetime.now(UTC)
+    now = now_moment()
     given = {name: query[name] for name in query if query[name]}
     options: dict[str, Any] = {
         name: parse_when(given[name], now) for name in ("since", "until") if name in given

@@ -16,6 +16,7 @@ from evlog.errors import EvlogError, InvalidArgument, shorten
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
     from types import ModuleType
     from typing import Any, Final
 
@@ -140,7 +141,10 @@ class Subcommand:
 
 
 class Given:
-    """The values of one command line, as attributes; None, False or an empty list for what was left out."""
+    """The values of one command line, as attributes; None, False or an empty list for what was left out.
+
+    `now` is the present to which all of its times refer; None if there are none.
+    """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.__dict__.update(values)
@@ -174,27 +178,27 @@ def make_given(parameters: Sequence[Parameter], texts: Mapping[str, Any]) -> Giv
     Raises:
         InvalidArgument: a value is not what its parameter takes.
     """
-    values: dict[str, Any] = {}
-    has_times = any(parameter.kind is WHEN and texts.get(parameter.name) for parameter in parameters)
-    now_us = _now_us() if has_times else 0  # one present for all times of a command
+    given = [parameter for parameter in parameters if texts.get(parameter.name) is not None]
+    now = _now() if any(parameter.kind is WHEN for parameter in given) else None
+    values: dict[str, Any] = {"now": now}
     for parameter in parameters:
         text = texts.get(parameter.name)
         if parameter.kind is FLAG:
             values[parameter.name] = bool(text)
         elif parameter.many:
-            values[parameter.name] = [_convert(parameter, one, now_us) for one in text or ()]
+            values[parameter.name] = [_convert(parameter, one, now) for one in text or ()]
         else:
-            values[parameter.name] = None if text is None else _convert(parameter, text, now_us)
+            values[parameter.name] = None if text is None else _convert(parameter, text, now)
     return Given(values)
 
 
-def _now_us() -> int:
-    from evlog.model.events import now_ns
+def _now() -> datetime:
+    from evlog.model.events import now_moment
 
-    return now_ns() // 1000
+    return now_moment()
 
 
-def _convert(parameter: Parameter, text: str, now_us: int) -> Any:
+def _convert(parameter: Parameter, text: str, now: datetime | None) -> Any:
     kind = parameter.kind
     if kind is TEXT:
         if not text.isascii():
@@ -211,10 +215,10 @@ def _convert(parameter: Parameter, text: str, now_us: int) -> Any:
 
         return parse_duration(text)
     if kind is WHEN:
-        from evlog.model.events import moment_of
         from evlog.model.when import parse_when
 
-        return parse_when(text, moment_of(now_us))
+        assert now is not None  # as for every time
+        return parse_when(text, now)
     if kind is PATH and not text:
         raise InvalidArgument(f"{parameter.title} is empty", "give a path")
     if kind is PATH and sys.getfilesystemencoding() != "utf-8":
