@@ -2,7 +2,7 @@
 
 files      manifest, marks, names, checkpoints and snapshots: what shows without reading a log
 segments   one segment, in pieces for all cores; `task` says what to check
-logs       a log, frame by frame (`frames`: by columns), and what damage costs; `offsets` compares .offsets
+logs       a log, frame by frame, and what damage costs; `offsets` compares .offsets
 records    the records of frames, every field, and the entries that they must have
 indexes    the sorted indexes of a segment
 removals   the removed events of a segment

@@ -67,14 +67,14 @@ class HeadDigest:
         """Take the digests of one segment's records; the first that came for a segment counts."""
         if at >= self._next:
             self._waiting.setdefault(at, log)
-        while (log_ := self._waiting.pop(self._next, None)) is not None:
-            self._sound = self._sound and log_.sound
-            if log_.pinned is not None:
+        while (ready := self._waiting.pop(self._next, None)) is not None:
+            self._sound = self._sound and ready.sound
+            if ready.pinned is not None:
                 pinned = self._whole.copy()
-                pinned.update(log_.records[: DIGEST_BYTES * log_.pinned])
+                pinned.update(ready.records[: DIGEST_BYTES * ready.pinned])
                 self._pinned = pinned.hexdigest() if self._sound else None
-            self._whole.update(log_.records)
-            self.redacted += log_.redacted
+            self._whole.update(ready.records)
+            self.redacted += ready.redacted
             self._next += 1
 
     @property

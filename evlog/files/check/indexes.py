@@ -65,11 +65,8 @@ def check_index(path: str, name: str, expected: FileHeader, entries: Entries) ->
         postings = _read_postings(path, expected)
         _check_postings(postings, expected.kind, column_array(entries, COLUMN[expected.kind]))
         return postings
-    except FileNotFoundError:
-        wrong = IndexWrong(kinds.MISSING, None, "it is missing")
-    except IndexWrong as fault:
-        wrong = fault
-    return _finding_for(wrong, name)
+    except IndexWrong as wrong:
+        return _finding_for(wrong, name)
 
 
 def check_tags(path: str, name: str, expected: FileHeader, content: bytes | None) -> Finding | None:
@@ -79,17 +76,14 @@ def check_tags(path: str, name: str, expected: FileHeader, content: bytes | None
         content: what it must be, as it is built of the records; None: not known.
     """
     try:
-        if content is not None and ReadFile(path).read(len(content) + 1, 0) == content:
+        if content is not None and _open(path).read(len(content) + 1, 0) == content:
             return None
         _read_postings(path, expected)  # says what is damaged
         if content is None:
             return None
-        wrong = IndexWrong(kinds.INDEX, None, "it is not the index of these events", believed=True)
-    except FileNotFoundError:
-        wrong = IndexWrong(kinds.MISSING, None, "it is missing")
-    except IndexWrong as fault:
-        wrong = fault
-    return _finding_for(wrong, name)
+        raise IndexWrong(kinds.INDEX, None, "it is not the index of these events", believed=True)
+    except IndexWrong as wrong:
+        return _finding_for(wrong, name)
 
 
 def _finding_for(wrong: IndexWrong, name: str) -> Finding:
@@ -99,17 +93,13 @@ def _finding_for(wrong: IndexWrong, name: str) -> Finding:
     return kinds.note(wrong.finding_kind, name, wrong.offset, None, f"{wrong}; {kinds.DERIVED}")
 
 
-def check_header(path: str, expected: FileHeader) -> None:
-    """Check the header and the length of a sorted index.
+def open_index(path: str, expected: FileHeader) -> tuple[ReadFile, FileHeader]:
+    """Open a sorted index, and return its header as well.
 
     Raises:
-        FileNotFoundError: it is missing.
-        IndexWrong: its header or its length is wrong.
+        IndexWrong: it is missing, or its header or its length is wrong.
     """
-    _checked_header(ReadFile(path), expected)
-
-
-def _checked_header(file: ReadFile, expected: FileHeader) -> FileHeader:
+    file = _open(path)
     try:
         header = decode_file_header(file.read(FILE_HEADER_BYTES, 0))
     except (FormatFault, EvlogError) as fault:
@@ -123,12 +113,18 @@ def _checked_header(file: ReadFile, expected: FileHeader) -> FileHeader:
     if size != shape.file_bytes:
         detail = f"it has {size} bytes, not {shape.file_bytes}"
         raise IndexWrong(kinds.LENGTH, min(size, shape.file_bytes), detail)
-    return header
+    return file, header
+
+
+def _open(path: str) -> ReadFile:
+    try:
+        return ReadFile(path)
+    except FileNotFoundError:
+        raise IndexWrong(kinds.MISSING, None, "it is missing") from None
 
 
 def _read_postings(path: str, expected: FileHeader) -> Postings:
-    file = ReadFile(path)
-    header = _checked_header(file, expected)
+    file, header = open_index(path, expected)
     shape = sorted_shape(header.kind, header.keys, header.postings)
     raw = memoryview(file.read(shape.file_bytes, 0))
     found, crcs = page_crcs(raw[FILE_HEADER_BYTES : shape.crcs_at]), bytes(raw[shape.crcs_at :])

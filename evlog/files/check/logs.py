@@ -23,12 +23,18 @@ from zlib import crc32
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import CheckedLog
 from evlog.files.check.digest import RecordDigests
-from evlog.files.check.frames import Frames, body_crcs_hold, decode_headers, entries_crcs_hold, frame_offsets
 from evlog.files.check.offsets import OffsetsCheck, Unclear
 from evlog.files.check.records import RECORDS, Decoded, Runs
 from evlog.files.check.tags import TagRows
 from evlog.files.check.task import BEGINNING, LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.format.entries import ENTRY_BYTES
+from evlog.files.format.frame_columns import (
+    Frames,
+    body_crcs_hold,
+    decode_headers,
+    entries_crcs_hold,
+    frame_offsets,
+)
 from evlog.files.format.frames import (
     FRAME_HEADER_BYTES,
     FRAME_MAGIC,

@@ -8,7 +8,7 @@ from evlog.errors import CorruptionError
 from evlog.files.check import findings as kinds
 from evlog.files.check.containers import open_container
 from evlog.files.check.files import StoreSnapshot, check_names, check_snapshots, file_bytes, is_being_indexed
-from evlog.files.check.indexes import IndexWrong, check_header
+from evlog.files.check.indexes import IndexWrong, open_index
 from evlog.files.check.removals import check_removed_length
 from evlog.files.check.task import SegmentTask, open_checked
 from evlog.files.format import paths
@@ -85,10 +85,7 @@ def check_sizes(snapshot: StoreSnapshot) -> list[Finding]:
         for kind, suffix in suffixes_of(info.tagged_events).items() if info.sealed else ():
             name = f"{task.name}.{suffix}"
             try:
-                check_header(f"{task.path}.{suffix}", header._replace(kind=kind, source_crc=info.offsets_crc))
-            except FileNotFoundError:
-                detail = f"it is missing; {kinds.DERIVED}"
-                findings.append(kinds.note(kinds.MISSING, name, None, None, detail))
+                open_index(f"{task.path}.{suffix}", header._replace(kind=kind, source_crc=info.offsets_crc))
             except IndexWrong as wrong:
                 detail = f"{wrong}; {kinds.DERIVED}"
                 findings.append(kinds.note(wrong.finding_kind, name, wrong.offset, None, detail))

@@ -25,7 +25,7 @@ from evlog.files.check.logs import LogCheck
 from evlog.files.check.offsets import Unclear
 from evlog.files.check.records import Runs
 from evlog.files.check.tags import NO_TAGS, build_index, count_events
-from evlog.files.check.task import LogSummary, SegmentTask, Start, sealed_fault
+from evlog.files.check.task import BEGINNING, LogSummary, SegmentTask, Start, sealed_fault
 from evlog.files.disk.files import ReadFile
 from evlog.files.disk.processes import Call
 from evlog.files.format.entries import ENTRY_BYTES, ENTRY_FRAME, ENTRY_PLACE, count_tagged
@@ -282,7 +282,7 @@ def plan_parts(task: SegmentTask) -> list[Part]:
 def _start_of(task: SegmentTask, number: int) -> Start:
     """Return where the part from an entry on begins, with the running CRC that the frame before it names."""
     if not number:
-        return Start(FILE_HEADER_BYTES, 0, 0)
+        return BEGINNING
     offsets = ReadFile(f"{task.path}.offsets")
     rows = offsets.read(2 * ENTRY_BYTES, FILE_HEADER_BYTES + (number - 1) * ENTRY_BYTES)
     if len(rows) < 2 * ENTRY_BYTES:

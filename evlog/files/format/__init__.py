@@ -4,6 +4,7 @@ Each module holds one kind of file, its diagram above its codec. Begin with `hea
 
     headers.py         the 64 bytes that begin every binary file
     frames.py          .log: frames, and the records in them; a worked example
+    frame_columns.py   the same headers, of many frames at once
     entries.py         .offsets: one entry an event
     sorted_index.py    .streams .types .ids .tags: from a hash to entries
     filter.py          filter: from a hash to the segments that may have it

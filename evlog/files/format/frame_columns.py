@@ -1,4 +1,8 @@
-"""Neighbouring frames of a log, column by column: a frame costs a share of a few calls of C. Pure."""
+"""Neighbouring frames of a log, decoded column by column: a frame costs a share of a few calls of C.
+
+`frames.py` defines the header. Here it is ten cells of 4 bytes; cells 4 and 5 are one number, the position of
+the first event.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,8 @@ from evlog.files.format.frames import FRAME_HEADER_BYTES, FRAME_MAGIC, MAX_BODY_
 from evlog.files.format.headers import FormatFault
 from evlog.model.named import NamedTuple
 
-_HEAD: Final = Struct("<4sI")  # of a frame header: magic and body length
-_CHECKED_FIELDS: Final = Struct("36s4x")  # of a frame header: what its CRC covers
+_HEAD: Final = Struct("<4sI")  # magic and body length
+_CHECKED_FIELDS: Final = Struct("36s4x")  # what the CRC covers
 _U64: Final = Struct("8s")
 
 
