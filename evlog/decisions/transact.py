@@ -20,7 +20,7 @@ from evlog.errors import ConditionFailed, IdConflict, InvalidEvent, WrongExpecte
 from evlog.model.appends import AppendRequest
 from evlog.model.events import id_of_key, id_text
 from evlog.model.filters import LogSelection
-from evlog.model.links import KEY, add_links, text_in
+from evlog.model.links import KEY, add_links
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -150,7 +150,7 @@ def _maybe_made_before(engine: Engine, about: str | Query, key: str) -> BatchRes
 
         return BatchResult([], [], [], [], [])
     for event in events:
-        source = text_in(event.metadata_bytes, _DECIDED_FROM)
+        source = event.link(_DECIDED_FROM)
         if source != str(about) and event.idempotency_key is not None:  # a redacted one has neither
             reason = "belongs to no decision"
             if source is not None:

@@ -269,7 +269,10 @@ class Event(_Tuple):
     def redacted(self) -> bool:
         """Whether its data, metadata and tags were erased by a redaction; `json()` is None then."""
         metadata = self[8]
-        return metadata is not None and metadata.startswith(REDACTED_BEGIN)
+        try:
+            return metadata is not None and metadata.startswith(REDACTED_BEGIN)
+        except (TypeError, AttributeError) as error:
+            raise self._senseless("metadata", error) from None
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -282,24 +285,29 @@ class Event(_Tuple):
     @property
     def correlation_id(self) -> str | None:
         """What the event belongs to: `$correlationId` in the metadata."""
-        return self._link("$correlationId")
+        return self.link("$correlationId")
 
     @property
     def causation_id(self) -> str | None:
         """The id of the event that this one reacts to: `$causationId` in the metadata."""
-        return self._link("$causationId")
+        return self.link("$causationId")
 
     @property
     def idempotency_key(self) -> str | None:
         """The text that the event's id was made from: `$idempotencyKey` in the metadata."""
-        return self._link("$idempotencyKey")
+        return self.link("$idempotencyKey")
 
     @property
     def traceparent(self) -> str | None:
         """The trace that the event belongs to, as W3C's Trace Context writes it."""
-        return self._link("traceparent")
+        return self.link("traceparent")
 
-    def _link(self, name: str) -> str | None:
+    def link(self, name: str) -> str | None:
+        """Return the text that the metadata has under a name; None if there is none.
+
+        Raises:
+            CorruptionError: the metadata are not JSON, so evlog did not write them.
+        """
         from evlog.model.json_text import decode_without_numbers
 
         value = self._all_metadata(decode_without_numbers).get(name)
@@ -322,7 +330,7 @@ class Event(_Tuple):
             type, data, options: as `NewEvent`. With an idempotency key made from this event's id, a handler
                 that is called again for the same event appends nothing twice.
         """
-        own = id_text(self[4])
+        own = str(self.id)
         links = {
             "correlation_id": self.correlation_id or own,
             "causation_id": own,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import evlog
-from evlog import NewEvent
+from evlog import CorruptionError, Event, EvlogError, NewEvent
+from evlog.adapters.eventsourcing.selection import version_of
+from evlog.model.events import id_of_key
 from tests.support.forge import (
     CODE,
     DATA,
@@ -62,6 +66,26 @@ def test_a_field_that_makes_no_sense_is_an_error_and_found(
     forge(store, 0, frames)
     assert not evlog.verify_store(store.path).ok
     assert faults_of(store.path, [*READING, "append", "compact", "repair"]) == []
+
+
+@pytest.mark.parametrize("case", FIELDS, ids=label)
+def test_no_property_of_an_event_that_makes_no_sense_fails_otherwise(case: tuple[int, Any]) -> None:
+    fields: list[Any] = [1, 1, "a-1", "T", bytes(16), 5, 0, b"1", b'{"m":1}']
+    fields[case[0]] = case[1]
+    event = Event(fields)
+    uses = [partial(getattr, event, name) for name in vars(Event) if isinstance(vars(Event)[name], property)]
+    for use in [*uses, event.json, partial(event.caused, "T"), partial(version_of, event)]:
+        with suppress(EvlogError):
+            use()
+
+
+@pytest.mark.parametrize("metadata", [b"{", b"[]"])
+def test_a_decision_whose_metadata_make_no_sense_is_damage(store: evlog.EventStore, metadata: bytes) -> None:
+    frames = read_frames(store, 0)
+    frames[0][1][ID], frames[0][1][METADATA] = id_of_key("k/1"), metadata
+    forge(store, 0, frames)
+    with pytest.raises(CorruptionError):
+        store.transact("a-1", lambda _: [NewEvent("T")], key="k")
 
 
 @pytest.mark.parametrize("fields", [6, 8, 10])

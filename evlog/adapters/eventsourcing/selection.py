@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -28,19 +27,20 @@ def version_of(event: Event) -> int:
     metadata = event[8]
     if metadata is None:
         return event.version
-    digits = metadata[len(_BEGINS) : -1]
-    if metadata.startswith(_BEGINS) and digits.isdigit():
-        return int(digits)
-    return _number(metadata, "originator_version", event.version)
+    if isinstance(metadata, bytes) and metadata.startswith(_BEGINS):
+        digits = metadata[len(_BEGINS) : -1]
+        if digits.isdigit():
+            return int(digits)
+    return _number(event, "originator_version", event.version)
 
 
 def highest_of(event: Event) -> int:
     """Return the highest version up to this event, of events in any order."""
-    return _number(event[8] or b"{}", "highest_version", version_of(event))
+    return _number(event, "highest_version", version_of(event))
 
 
-def _number(metadata: bytes, name: str, default: int) -> int:
-    value = json.loads(metadata).get(name, default)
+def _number(event: Event, name: str, default: int) -> int:
+    value = event.metadata.get(name, default)
     return value if isinstance(value, int) else default
 
 
