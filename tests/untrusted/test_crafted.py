@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -73,8 +74,11 @@ def test_no_property_of_an_event_that_makes_no_sense_fails_otherwise(case: tuple
     fields: list[Any] = [1, 1, "a-1", "T", bytes(16), 5, 0, b"1", b'{"m":1}']
     fields[case[0]] = case[1]
     event = Event(fields)
-    uses = [partial(getattr, event, name) for name in vars(Event) if isinstance(vars(Event)[name], property)]
-    for use in [*uses, event.json, partial(event.caused, "T"), partial(version_of, event)]:
+    uses: list[Callable[[], object]] = [
+        partial(getattr, event, name) for name in vars(Event) if isinstance(vars(Event)[name], property)
+    ]
+    uses += [event.json, partial(event.caused, "T"), partial(version_of, event)]
+    for use in uses:
         with suppress(EvlogError):
             use()
 

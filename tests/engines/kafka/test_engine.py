@@ -465,8 +465,22 @@ def test_a_stalled_writer_does_not_take_the_revision_of_another_one_for_its_own(
         assert found.value == b"2"
 
 
-def test_an_append_that_is_denied_after_its_answer_was_lost_may_have_been_made(
-    kafka_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            KafkaException(KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)),
+            evlog.StoreAccessDenied,
+        ),
+        (evlog.CorruptionError("topic", None, "a record makes no sense"), evlog.CorruptionError),
+    ],
+    ids=["denied", "damage"],
+)
+def test_an_append_that_is_refused_after_its_answer_was_lost_may_have_been_made(
+    kafka_url: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    told: type[evlog.EvlogError],
 ) -> None:
     with evlog.open(kafka_url(), create=True) as store:
         assert isinstance(store.engine, KafkaEngine)
@@ -478,16 +492,16 @@ def test_an_append_that_is_denied_after_its_answer_was_lost_may_have_been_made(
                 send(*arguments)
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
-            def denied(_: float) -> NoReturn:
-                raise KafkaException(KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED))
+            def refused(_: float) -> NoReturn:
+                raise error
 
             monkeypatch.setattr(writer, "_send", lost)
             if writer is store.engine._records._writer:
                 writer._fence(LONG_SECONDS)
-            monkeypatch.setattr(writer, "_fence", denied)
+            monkeypatch.setattr(writer, "_fence", refused)
         with pytest.raises(evlog.AppendUnknown):
             store.append("a", [NewEvent("T", 1)])
-        with pytest.raises(evlog.StoreAccessDenied):  # what is known not to be made has the error itself
+        with pytest.raises(told):  # what is known not to be made has the error itself
             store.append("a", [NewEvent("T", 2)])
         store.engine._records.make_topic()
         with pytest.raises(evlog.StoreUnreachable):  # it is no append

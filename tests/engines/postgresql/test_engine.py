@@ -68,6 +68,9 @@ def test_an_append_whose_connection_breaks_is_made_once(
             assert [event.position for event in store.read_all()] == list(range(1, 11))
 
 
+CLOSE = "select 'another thread closes the store'"
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
@@ -76,7 +79,9 @@ def test_an_append_whose_connection_breaks_is_made_once(
         ("alter role {role} set lock_timeout = 1; select {schema}.lock_log()", evlog.LockTimeout),
         ("alter schema {schema} rename to {schema}_moved", evlog.StoreNotFound),
         ("update {schema}.log set moved_to = 'elsewhere'", evlog.StoreMoved),
+        ("update {schema}.log set mirror_of = gen_random_uuid()", evlog.StoreIsMirror),
         ("update {schema}.log set format = 2", evlog.UnsupportedFormat),
+        (CLOSE, evlog.StoreClosed),
     ],
 )
 def test_an_error_after_a_lost_answer_leaves_the_outcome_unknown(
@@ -102,6 +107,8 @@ def test_an_error_after_a_lost_answer_leaves_the_outcome_unknown(
             def changed() -> None:
                 forget()
                 monkeypatch.setattr(connections, "forget_idle", forget)
+                if change == CLOSE:
+                    store.close()
                 for statement in change.format(role=role, schema=schema).split("; "):
                     (other if "lock_log" in statement else admin).execute(statement.encode())
 
