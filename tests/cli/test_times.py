@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,18 @@ def test_a_number_with_a_huge_exponent_is_bad_at_once(evlog: Evlog) -> None:
 def test_a_time_needs_lines_with_fields_one_by_one(evlog: Evlog, option: list[str]) -> None:
     done = evlog("append", "--lines", "--time-field", "time", *option, stdin=b"")
     assert done.code == 2
+
+
+def test_each_line_of_a_pipe_may_have_the_time_at_which_it_comes(here: Path) -> None:
+    with start("append", "--lines", "--time-field", "time", "--ack") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for position in (1, 2):  # the second time is after the command has begun, and taken in a line
+            process.stdin.write(as_lines([{"stream": "a", "type": "T", "time": time.time()}]))
+            process.stdin.flush()
+            assert b'"position":%d' % position in process.stdout.readline()
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
