@@ -70,6 +70,7 @@ class Import:
         self._schemas: Schemas | None = None
         self._tombstones: frozenset[str | None] = frozenset()
         self._head = self._last_us = 0
+        self._is_sure = False  # of these two: an append whose answer is lost may have been made
         self.delayed = 0
 
     def __enter__(self) -> Self:
@@ -94,10 +95,14 @@ class Import:
         self._schemas = load(engine)
         policies = engine.policies() if engine.capabilities.retention else []
         self._tombstones = frozenset(each.stream for each in policies if each.retention.tombstone)
-        self._head = engine.head()
-        make_durable(engine, self._head)  # what is known is not appended again
-        last = next(engine.read_all(LogSelection.last()), None)
+        self._find_end()
+
+    def _find_end(self) -> None:
+        self._head = self._engine.head()
+        make_durable(self._engine, self._head)  # what is known is not appended again
+        last = next(self._engine.read_all(LogSelection.last()), None)
         self._last_us = 0 if last is None else last.time_us
+        self._is_sure = True
 
     def _leave(self) -> None:
         lock, self._lock = self._lock, None
@@ -136,6 +141,8 @@ class Import:
         if self._lock is None:
             raise InvalidArgument("the import was not entered; use it in a with statement")
         self._check(streams, events, times_us)
+        if not self._is_sure:
+            self._find_end()
         made = iter(make_ids(sum(event[1] is None for event in events)))
         ids = [event[1] or next(made) for event in events]
         places = self._known(ids, events)
@@ -161,7 +168,9 @@ class Import:
             result.duplicates.append(known is not None)
         if records:
             frames = [record[0] for record in records]  # each was appended alone
+            self._is_sure = False
             self._engine.append_history(HistoryPiece(IMPORT_ID, self._head, position, records, frames))
+            self._is_sure = True
         self._head, self._last_us, self.delayed = position, last_us, self.delayed + delayed
         return result
 

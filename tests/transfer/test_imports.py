@@ -13,6 +13,7 @@ import pytest
 
 import evlog
 from evlog import NewEvents
+from evlog.model.history import HistoryPiece
 from evlog.store import EventStore
 from evlog.transfer import Import, mirror, promote
 from tests.crash import recordings
@@ -120,6 +121,27 @@ def test_only_one_import_runs_and_only_where_it_may(store: EventStore, memory_pa
         with pytest.raises(evlog.StoreIsMirror, match="is a mirror of"):
             Import(copy).__enter__()
         assert copy.standing.mirror_of == str(store.id)
+
+
+def test_an_append_whose_answer_was_lost_is_tried_again_and_others_follow(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Import(store) as load:
+        load.append(*days(0, 2))
+        append = store.engine.append_history
+
+        def lost(piece: HistoryPiece) -> None:
+            append(piece)
+            raise evlog.AppendUnknown("address", "reason")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store.engine, "append_history", lost)
+            with pytest.raises(evlog.AppendUnknown):
+                load.append(*days(3, 4))
+        assert load.append(*days(3, 4)).duplicates == [True, True]
+        events, times = days(5, 6)
+        assert load.append(events, [times[0], BEGIN]).positions == [6, 7]
+    assert [event.time for event in store.read_all(4)] == [BEGIN + timedelta(days=n) for n in (4, 5, 5)]
 
 
 KILLED = """
