@@ -155,6 +155,8 @@ class Import:
             if known is not None:
                 _compare(known, stream, event, id)
             else:
+                if stream in self._tombstones:
+                    raise StreamTombstoned(stream)
                 position, versions[stream] = position + 1, versions[stream] + 1
                 delayed += time_us < last_us
                 last_us = max(time_us, last_us)
@@ -184,8 +186,7 @@ class Import:
             if (size := len(data) + len(metadata or b"")) > most:
                 raise EventTooLarge(size, most)
         for stream in set(streams):
-            if check_stream_name(stream) in self._tombstones:
-                raise StreamTombstoned(stream)
+            check_stream_name(stream)
         if self._schemas is not None:
             self._schemas.check(self._engine, events)
 
