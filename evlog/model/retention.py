@@ -281,6 +281,12 @@ class Rules:
         """Return the rule in force for a stream; None if there is none."""
         return rule_in_force(stream, self.streams.get(stream), self.categories.get(category_of(stream)))
 
+    def describe(self, stream: str) -> dict[str, Any]:
+        """Return the rule in force for a stream as JSON can hold it, with the stream or category it is of."""
+        is_own = stream in self.streams or stream.startswith(SYSTEM_PREFIX)
+        name = {"stream": stream} if is_own else {"category": category_of(stream)}
+        return name | as_words(self.rule_for(stream) or KEEP_ALL)
+
     def counts(self, versions: Mapping[str, int]) -> tuple[int, int]:
         """Return for how many streams and categories something is set, and how many streams are deleted.
 

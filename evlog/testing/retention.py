@@ -65,6 +65,9 @@ class RetentionTests(EngineTests):
         assert filled.append("a-1", [new(20)], NO_STREAM).first_version == 6
         if not filled.capabilities.compaction:
             return
+        rules = {removal.stream: removal.rule for removal in filled.compact(dry_run=True).removals}
+        assert rules["a-0"] == {"stream": "a-0", "$maxCount": 1}
+        assert rules["b-1"] == {"category": "b", "$maxCount": 2}
         filled.compact()
         assert sorted(numbers(filled.read_all())) == [14, 15, 16, 18, 19, 20]
         assert filled.append("a-1", [new(1, "U", id=UUID(int=2))]).duplicate  # ids are remembered

@@ -28,7 +28,7 @@ from evlog.engines.dynamodb.items import (
 )
 from evlog.engines.keyed import checkpoints
 from evlog.engines.retention import check_subscriptions
-from evlog.model.events import METADATA_PREFIX, SYSTEM_PREFIX, Event, category_of, now_ns
+from evlog.model.events import SYSTEM_PREFIX, Event, now_ns
 from evlog.model.history import Standing, check_mirror, refusal
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Compaction, Removal
@@ -74,9 +74,8 @@ def find_hidden(core: Core, reader: Reader, state: LogState) -> list[_Hidden]:
             events, last_version, last_position = events + 1, event.version, event.position
             size += len(event.data) + len(event[8] or b"")
         if events:
-            has_own = stream in rules.streams or stream.startswith(METADATA_PREFIX)
-            name = {"stream": stream} if has_own else {"category": category_of(stream)}
-            found.append(_Hidden(Removal(name, stream, events, size), last_version, last_position, now_us))
+            removal = Removal(rules.describe(stream), stream, events, size)
+            found.append(_Hidden(removal, last_version, last_position, now_us))
     return found
 
 

@@ -16,7 +16,7 @@ from evlog.engines.keyed import checkpoints
 from evlog.engines.nats.history import finish_redactions, finish_removals, remove_events
 from evlog.engines.retention import check_subscriptions
 from evlog.model.appends import AppendRequest
-from evlog.model.events import JSON_CODE, METADATA_PREFIX, category_of, now_ns
+from evlog.model.events import JSON_CODE, now_ns
 from evlog.model.history import Standing, refusal
 from evlog.model.reports import Compaction, Removal
 from evlog.model.retention import (
@@ -106,9 +106,7 @@ def _removals(core: Core) -> list[_Hidden]:
         events = core.reader.read_whole(stream)
         hidden = list(takewhile(lambda event: hides(rule, event, version, now_us), events))  # noqa: B023
         if hidden:
-            name = {"stream": stream} if stream in rules.streams else {"category": category_of(stream)}
-            if stream.startswith(METADATA_PREFIX):
-                name = {"stream": stream}
             size = sum(len(event.data) + len(event[8] or b"") + _OVERHEAD_BYTES for event in hidden)
-            found.append(_Hidden(Removal(name, stream, len(hidden), size), hidden, version, now_us))
+            removal = Removal(rules.describe(stream), stream, len(hidden), size)
+            found.append(_Hidden(removal, hidden, version, now_us))
     return found

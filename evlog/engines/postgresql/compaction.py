@@ -11,7 +11,7 @@ from evlog.engines.postgresql.history import REMOVE_ROWS, STANDING, standing
 from evlog.engines.postgresql.rows import moment
 from evlog.engines.retention import check_subscriptions
 from evlog.model.appends import AppendRequest
-from evlog.model.events import JSON_CODE, METADATA_PREFIX, category_of
+from evlog.model.events import JSON_CODE
 from evlog.model.history import Standing, refusal
 from evlog.model.reports import Compaction, Removal
 from evlog.model.retention import KEEP_ALL, REDACTIONS_STREAM, first_visible_version, visible_since_us
@@ -134,9 +134,6 @@ def _removals(core: Core, connection: Session) -> list[_Hidden]:
         ).fetchone()
         assert row is not None
         if row[0]:
-            name = {"stream": stream} if stream in rules.streams else {"category": category_of(stream)}
-            if stream.startswith(METADATA_PREFIX):
-                name = {"stream": stream}
-            removal = Removal(name, stream, row[0], row[1])
+            removal = Removal(rules.describe(stream), stream, row[0], row[1])
             found.append(_Hidden(removal, limits, row[2], version, now_us))
     return found

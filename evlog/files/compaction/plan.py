@@ -17,11 +17,9 @@ from evlog.files.format.entries import ENTRY_BYTES, column
 from evlog.files.format.removed_events import EVENT_BYTES
 from evlog.files.log.parts import SealedPart
 from evlog.files.log.policies import rules_at
-from evlog.model.events import SYSTEM_PREFIX, category_of
 from evlog.model.named import NamedTuple
 from evlog.model.redaction import is_redacted
 from evlog.model.reports import Removal
-from evlog.model.retention import as_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -214,14 +212,5 @@ def _count_removals(segments: Iterable[SegmentPlan], rules: Rules) -> list[Remov
             for record, length in zip(records, lengths, strict=True):
                 events[record[2]] += 1
                 sizes[record[2]] += length
-    removals = [Removal(_describe(name, rules), name, count, sizes[name]) for name, count in events.items()]
+    removals = [Removal(rules.describe(name), name, count, sizes[name]) for name, count in events.items()]
     return sorted(removals, key=lambda removal: (-removal.events, removal.stream))
-
-
-def _describe(name: str, rules: Rules) -> dict[str, Any]:
-    """Return the rule that hides events of a stream: its own, or that of its category."""
-    rule = rules.rule_for(name)
-    assert rule is not None
-    if name in rules.streams or name.startswith(SYSTEM_PREFIX):
-        return {"stream": name} | as_words(rule)
-    return {"category": category_of(name)} | as_words(rule)
