@@ -20,13 +20,14 @@ from evlog.errors import (
 )
 from evlog.model.appends import NO_STREAM, STREAM_EXISTS, BatchResult, SchemasChanged
 from evlog.model.events import Event, check_readable_name, check_stream_name, id_text, make_ids, now_ns
-from evlog.model.history import RemovedRecord, Standing, refusal
+from evlog.model.history import RemovedRecord, check_standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
     from evlog.model.appends import AppendRequest
     from evlog.model.events import EncodedEvent
+    from evlog.model.history import Standing
     from evlog.model.queries import IfNone
     from evlog.model.retention import Rules
 
@@ -128,8 +129,7 @@ def decide(
         StoreIsMirror, StoreMoved, IdConflict, SchemasChanged, StreamTombstoned, WrongExpectedVersion,
         ConditionFailed, InvalidArgument, InvalidEvent: it is refused.
     """
-    if view.standing != Standing():
-        raise refusal(view.address, view.standing)
+    check_standing(view.address, view.standing)
     streams, events = pending.streams, pending.events
     known = _find_known(view, pending)
     twins = _find_twins(pending, known)

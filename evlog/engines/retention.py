@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Protocol
 
 from evlog.decisions import policies as kept
 from evlog.decisions import unread
 from evlog.engine import Engine
 from evlog.model.appends import AppendRequest
+from evlog.model.events import JSON_CODE
 from evlog.model.filters import LogSelection
 from evlog.model.redaction import RedactionResult, encode_redaction
-from evlog.model.retention import REDACTIONS_STREAM
+from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, REDACTIONS_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +42,12 @@ def check_subscriptions(
         return 0
 
     unread.check_subscriptions(known, last, find_last)
+
+
+def finished_compaction(events: int, position: int) -> AppendRequest:
+    """Return the append that records how many events a compaction removed, up to a position."""
+    data = json.dumps({"events": events, "position": position}).encode()
+    return AppendRequest.own(COMPACTIONS_STREAM, (FINISHED_TYPE, None, JSON_CODE, data, None))
 
 
 class ErasingEngine(Engine, Protocol):

@@ -117,6 +117,12 @@ def check_continues(address: str, head: int, piece_after: int, source_id: str) -
         raise MirrorConflict(f"store {source_id}", address, reason, "start the mirror again")
 
 
+def check_standing(address: str, standing: Standing) -> None:
+    """Raise StoreIsMirror or StoreMoved if the store at the address refuses changes."""
+    if any(standing):
+        raise refusal(address, standing)
+
+
 def refusal(address: str, standing: Standing) -> EvlogError:
     """Return the error for a change of a store that refuses changes."""
     if standing.moved_to:

@@ -13,7 +13,7 @@ from evlog.errors import AppendTooLarge, MirrorConflict, MirrorLimit, TooManyEve
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE
 from evlog.model.filters import LogSelection, StreamSelection
-from evlog.model.history import Standing, fork_id, refusal
+from evlog.model.history import Standing, check_standing, fork_id, refusal
 from evlog.model.json_text import decode_json, encode_json
 from evlog.model.named import NamedTuple
 from evlog.model.redaction import maybe_decode_redaction
@@ -311,9 +311,7 @@ class MergeTarget(Target):
 
     def begin(self, *, claim: bool) -> int:  # noqa: ARG002 - the first append writes it
         """Return up to where the destination says that the source was merged."""
-        standing = self.destination.standing
-        if standing != OPEN:
-            raise refusal(self.destination.address, standing)
+        check_standing(self.destination.address, self.destination.standing)
         merges = self.destination.read_stream(StreamSelection(self._stream, limit=1, reverse=True))
         last = next(merges, None)
         if last is None:

@@ -29,7 +29,7 @@ from evlog.engines.dynamodb.items import (
 from evlog.engines.keyed import checkpoints
 from evlog.engines.retention import check_subscriptions
 from evlog.model.events import SYSTEM_PREFIX, Event, now_ns
-from evlog.model.history import Standing, check_mirror, refusal
+from evlog.model.history import check_mirror, check_standing
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Compaction, Removal
 from evlog.model.retention import KEEP_ALL, hides
@@ -89,8 +89,7 @@ def compact(
     if dry_run:
         shown = sorted((each.removal for each in hidden), key=lambda each: -each.events)
         return Compaction(state.position, shown, events, 1, 0, state.size, 0, resumed=False)
-    if (standing := state.standing) != Standing():
-        raise refusal(core.address.text, standing)
+    check_standing(core.address.text, state.standing)
     if not force:
         last_hidden = {each.removal.stream: each.last_position for each in hidden}
         check_subscriptions(checkpoints(records), reader.read_all, last_hidden)

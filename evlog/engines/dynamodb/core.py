@@ -49,7 +49,7 @@ from evlog.errors import (
     unknown_after,
 )
 from evlog.model.events import now_ns
-from evlog.model.history import Standing, refusal
+from evlog.model.history import check_standing
 from evlog.model.redaction import Redacted, Redaction, maybe_decode_redaction
 from evlog.model.retention import METADATA_TYPE, REDACTIONS_STREAM, Rules
 from evlog.process.forks import register_fork_reset
@@ -240,8 +240,8 @@ class Core:
     def _plan(self, plan: Callable[[Moment], Change], moment: Moment, *, by_mirror: bool) -> Change | None:
         """Return what is to be done; None if a fresh moment is needed to say so."""
         try:
-            if (standing := moment.state.standing) != Standing() and not by_mirror:
-                raise refusal(self.address.text, standing)
+            if not by_mirror:
+                check_standing(self.address.text, moment.state.standing)
             return plan(moment)
         except StoreUnreachable:
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -19,24 +18,21 @@ from evlog.engines.dynamodb.records import Records
 from evlog.engines.dynamodb.table import open_table
 from evlog.engines.keyed import KeepsRecords, StoreRecords
 from evlog.engines.reading import ReadsByReader
-from evlog.engines.retention import KeepsPolicies
+from evlog.engines.retention import KeepsPolicies, finished_compaction
 from evlog.errors import Unsupported
-from evlog.model.appends import AppendRequest
-from evlog.model.events import JSON_CODE
 from evlog.model.filters import LogSelection
-from evlog.model.history import Standing
 from evlog.model.reports import StoreInfo
-from evlog.model.retention import COMPACTIONS_STREAM, FINISHED_TYPE, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from evlog.engine import Progress
-    from evlog.model.appends import BatchResult
+    from evlog.model.appends import AppendRequest, BatchResult
     from evlog.model.events import Event
     from evlog.model.filters import EventFilter
-    from evlog.model.history import HistoryPiece, RemovedRecord
+    from evlog.model.history import HistoryPiece, RemovedRecord, Standing
     from evlog.model.reports import Compaction, TornTail, VerifyReport
+    from evlog.model.retention import Rules
 
 CAPABILITIES: Final = Capabilities(
     engine="dynamodb",
@@ -143,9 +139,7 @@ class DynamodbEngine(ReadsByReader, KeepsPolicies, KeepsRecords):
             self._core, self._reader, self._records, dry_run=dry_run, force=force, progress=progress
         )
         if done.events_removed and not dry_run:
-            data = {"events": done.events_removed, "position": done.position}
-            event = (FINISHED_TYPE, None, JSON_CODE, json.dumps(data).encode(), None)
-            self.append(AppendRequest.own(COMPACTIONS_STREAM, event))
+            self.append(finished_compaction(done.events_removed, done.position))
         return done
 
     # --- the whole store

@@ -19,7 +19,7 @@ from evlog.engines.kafka.writing import Decision
 from evlog.engines.reading import ReadsByReader
 from evlog.errors import EventTooLarge, ServerUnsuitable, StoreNotFound, Unsupported
 from evlog.model.events import MAX_EVENT_BYTES, Event, now_ns
-from evlog.model.history import HistoryPiece, Standing, check_continues, check_mirror, refusal
+from evlog.model.history import HistoryPiece, check_continues, check_mirror, check_standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from evlog.files.follow.snapshot_file import SnapshotFile
     from evlog.model.appends import AppendRequest, BatchResult
     from evlog.model.filters import EventFilter
-    from evlog.model.history import RemovedRecord
+    from evlog.model.history import RemovedRecord, Standing
     from evlog.model.reports import PolicyInfo, Retention, StoreInfo, VerifyReport
 
 NAME = "kafka"
@@ -134,8 +134,7 @@ class KafkaEngine(TopicEngine, ReadsByReader):
 
         def decide() -> Decision[BatchResult]:
             nonlocal own, made
-            if state.standing != Standing():
-                raise refusal(self.address, state.standing)
+            check_standing(self.address, state.standing)
             plan = state.index.plan(request._replace(events=own))
             head = state.index.head()
             result = plan.result(head + 1)

@@ -6,7 +6,6 @@ reader can see is not purged.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -14,17 +13,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from evlog.engines.deciding import PendingAppend
 from evlog.engines.keyed import checkpoints
 from evlog.engines.nats.history import finish_redactions, finish_removals, remove_events
-from evlog.engines.retention import check_subscriptions
-from evlog.model.appends import AppendRequest
-from evlog.model.events import JSON_CODE, now_ns
-from evlog.model.history import Standing, refusal
+from evlog.engines.retention import check_subscriptions, finished_compaction
+from evlog.model.events import now_ns
+from evlog.model.history import check_standing
 from evlog.model.reports import Compaction, Removal
-from evlog.model.retention import (
-    COMPACTIONS_STREAM,
-    FINISHED_TYPE,
-    KEEP_ALL,
-    hides,
-)
+from evlog.model.retention import KEEP_ALL, hides
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +49,7 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
     shown = sorted((each.removal for each in removals), key=lambda each: -each.events)
     if dry_run:
         return Compaction(position, shown, events, 1, 0, size, 0, resumed=False)
-    _check_standing(core, core.reader.state())
+    check_standing(core.address.text, core.reader.state().control.standing)
     if not force:
         last_hidden = {each.removal.stream: each.events[-1].position for each in removals}
         check_subscriptions(checkpoints(core.records), core.reader.read_all, last_hidden)
@@ -68,22 +61,14 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
             progress(removed, events)
     finish_removals(core)
     if removed:
-        data = json.dumps({"events": removed, "position": position}).encode()
-        event = (FINISHED_TYPE, None, JSON_CODE, data, None)
-        request = AppendRequest.own(COMPACTIONS_STREAM, event)
-        core.appender.append(PendingAppend(request))
+        core.appender.append(PendingAppend(finished_compaction(removed, position)))
     finish_redactions(core)
     return Compaction(position, [], removed, 1, 1, size, bytes_of(core), resumed=False)
 
 
-def _check_standing(core: Core, state: State) -> None:
-    if state.control.standing != Standing():
-        raise refusal(core.address.text, state.control.standing)
-
-
 def _count_hidden(core: Core, found: _Hidden, state: State, events: Sequence[Event]) -> int:
     """Return how many of some events the present policies hide: a user may have changed them meanwhile."""
-    _check_standing(core, state)
+    check_standing(core.address.text, state.control.standing)
     rule = state.rules.rule_for(found.removal.stream)
     return sum(hides(rule, event, found.version, found.now_us) for event in events)
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from evlog.engines.postgresql.history import REMOVE_ROWS, STANDING, standing
 from evlog.engines.postgresql.rows import moment
-from evlog.engines.retention import check_subscriptions
-from evlog.model.appends import AppendRequest
-from evlog.model.events import JSON_CODE
-from evlog.model.history import Standing, refusal
+from evlog.engines.retention import check_subscriptions, finished_compaction
+from evlog.model.history import Standing, check_standing
 from evlog.model.reports import Compaction, Removal
 from evlog.model.retention import KEEP_ALL, REDACTIONS_STREAM, first_visible_version, visible_since_us
 
@@ -21,8 +18,6 @@ if TYPE_CHECKING:
     from evlog.engines.postgresql.connections import Session
     from evlog.engines.postgresql.core import Core
     from evlog.model.retention import Rule
-
-_COMPACTIONS: Final = "$compactions"
 
 
 class _Hidden(NamedTuple):
@@ -48,8 +43,7 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
     shown = sorted((each.removal for each in removals), key=lambda each: -each.events)
     if dry_run:
         return Compaction(position, shown, events, 1, 0, size, 0, resumed=False)
-    if (now := standing(core)) != Standing():
-        raise refusal(core.address.text, now)
+    check_standing(core.address.text, standing(core))
     if not force:
         known = ((name, core.checkpoint(name).load()) for name in core.checkpoint_names())
         last_hidden = {each.removal.stream: each.last_position for each in removals}
@@ -66,9 +60,7 @@ def compact(core: Core, *, dry_run: bool, force: bool, progress: Progress | None
     # A step whose answer was lost counted nothing; another compaction may have removed other events.
     removed = min(events, core.removals() - removed_before)
     if removed:
-        data = {"events": removed, "position": position}
-        event = ("$CompactionFinished", None, JSON_CODE, json.dumps(data).encode(), None)
-        core.appender.append(AppendRequest.own(_COMPACTIONS, event))
+        core.appender.append(finished_compaction(removed, position))
     _vacuum_redacted(core)
     return Compaction(position, [], removed, 1, 1, size, connections.retry(core.bytes_in), resumed=False)
 
@@ -83,8 +75,7 @@ def _remove_step(core: Core, hidden: _Hidden, connection: Session) -> int:
         core.lock(connection)
         row = connection.execute(core.sql(STANDING)).fetchone()
         assert row is not None
-        if (now := Standing(*row)) != Standing():
-            raise refusal(core.address.text, now)
+        check_standing(core.address.text, Standing(*row))
         rule = core.reader.policies.refreshed(connection).rule_for(stream) or KEEP_ALL
         (first, before), present = hidden.limits, _limits_of(rule, hidden.version, hidden.now_us)
         limits = min(first, present[0]), min(before, present[1])
