@@ -23,7 +23,7 @@ from evlog.model.events import Event, check_readable_name, check_stream_name, id
 from evlog.model.history import RemovedRecord, check_standing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from evlog.model.appends import AppendRequest
     from evlog.model.events import EncodedEvent
@@ -132,7 +132,8 @@ def decide(
     check_standing(view.address, view.standing)
     streams, events = pending.streams, pending.events
     known = _find_known(view, pending)
-    twins = _find_twins(pending, known)
+    ids = [None if at in known else event[1] for at, event in enumerate(events)]
+    twins = find_twins(streams, events, ids, skip_known=pending.skip_known)
     new = [at for at in range(len(events)) if at not in known and at not in twins]
     if not new:
         return Decision([], _result(pending, known, twins, {}))
@@ -221,20 +222,31 @@ def _id_text(stored: Event | RemovedRecord) -> str:
     return id_text(stored.id if isinstance(stored, RemovedRecord) else stored.id_bytes)
 
 
-def _find_twins(pending: PendingAppend, known: Container[int]) -> dict[int, int]:
-    """Return the new events whose id was given before in the same append, with the index of the first."""
-    streams, events = pending.streams, pending.events
+def find_twins(
+    streams: Sequence[str], events: Sequence[EncodedEvent], ids: Sequence[bytes | None], *, skip_known: bool
+) -> dict[int, int]:
+    """Return the events whose id was given before in the same append, with the index of the first.
+
+    Args:
+        ids: of the events; None: it cannot be given twice.
+
+    Raises:
+        InvalidEvent: there is one, without `skip_known`.
+        IdConflict: the first one has other content.
+    """
+    if len(set(ids)) == len(ids):
+        return {}
     first: dict[bytes, int] = {}
     twins = {}
-    for at, (type, id, code, data, _) in enumerate(events):
-        if id is None or at in known or (twin := first.setdefault(id, at)) == at:
+    for at, id in enumerate(ids):
+        if id is None or (twin := first.setdefault(id, at)) == at:
             continue
-        if not pending.skip_known:
+        if not skip_known:
             from evlog.model.links import given_twice
 
             raise given_twice(id_text(id), events[at][4])
-        other = events[twin]
-        if (streams[twin], other[0], other[2], other[3]) != (streams[at], type, code, data):
+        one, other = events[twin], events[at]
+        if (streams[twin], one[0], one[2], one[3]) != (streams[at], other[0], other[2], other[3]):
             raise IdConflict(id_text(id), streams[at], 0, "is in one append twice, with different content")
         twins[at] = twin
     return twins

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgpack
 
-from evlog.model.redaction import record_digest
+from evlog.model.redaction import record_digest, unnamed
 from evlog.model.reports import DAMAGE, Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from evlog.model.events import Event
     from evlog.model.history import Standing
@@ -55,26 +55,24 @@ class LogDigest:
             self._pinned = self._whole.hexdigest()
         return f"{head}:{self._whole.hexdigest()}"
 
-    def is_pin_met(self) -> bool:
-        """Return whether the pinned position has the digest that was given; true if nothing is pinned."""
-        return self._pin is None or self._pinned == self._pin[1]
+    def check_pin(self, count_removed: Callable[[int], int]) -> list[Finding]:
+        """Check that the pinned position has the digest that was given. Call `end` before.
 
+        Args:
+            count_removed: returns how many events up to a position were removed.
+        """
+        if self._pin is None or self._pinned == self._pin[1]:
+            return []
+        position, removed = self._pin[0], count_removed(self._pin[0])
+        detail = f"history up to position {position} is not what was pinned" + (
+            f"; compactions have removed {removed} of its events: pin a new digest" if removed else ""
+        )
+        return [Finding("against", DAMAGE, "", None, position, detail)]
 
-def changed_finding(pin: tuple[int, str], removed: int) -> Finding:
-    """Return the finding for a pin that is not met; `removed`: how many events before it were removed."""
-    detail = f"history up to position {pin[0]} is not what was pinned" + (
-        f"; compactions have removed {removed} of its events: pin a new digest" if removed else ""
-    )
-    return Finding("against", DAMAGE, "", None, pin[0], detail)
-
-
-def check_redacted(
-    redacted: Sequence[int], redactions: Sequence[Redaction], standing: Standing
-) -> list[Finding]:
-    """Check that redactions name all redacted events; those of a mirror may come later."""
-    named = {position for redaction in redactions for position in redaction.positions}
-    unnamed = [position for position in redacted if position not in named]
-    if not unnamed or any(standing):
-        return []
-    detail = f"{len(unnamed)} events are redacted, and no redaction names them"
-    return [Finding("redacted", DAMAGE, "", None, unnamed[0], detail)]
+    def check_redacted(self, redactions: Sequence[Redaction], standing: Standing) -> list[Finding]:
+        """Check that redactions name all redacted events; those of a mirror may come later."""
+        strange = unnamed(self.redacted, redactions)
+        if not strange or any(standing):
+            return []
+        detail = f"{len(strange)} events are redacted, and no redaction names them"
+        return [Finding("redacted", DAMAGE, "", None, strange[0], detail)]

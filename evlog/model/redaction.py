@@ -102,6 +102,12 @@ def since(redactions: Iterable[Redaction], position: int) -> tuple[Redaction, ..
     )
 
 
+def unnamed(redacted: Iterable[int], redactions: Iterable[Redaction]) -> list[int]:
+    """Return those of the positions of redacted events that no redaction names."""
+    named = {position for redaction in redactions for position in redaction.positions}
+    return [position for position in redacted if position not in named]
+
+
 # --- as an event
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from evlog.engines.deciding import content_digest
-from evlog.engines.digest import LogDigest, changed_finding, check_redacted
+from evlog.engines.digest import LogDigest
 from evlog.engines.dynamodb.items import decode_id, id_key
 from evlog.engines.dynamodb.reading import IndexBehind
 from evlog.engines.keyed import checkpoints
@@ -48,9 +48,9 @@ def verify(
             digest = whole.end(state.position)
         except IndexBehind as error:
             findings.append(_damage("position", None, f"{error.reason}; nothing says that they were removed"))
-        findings += check_redacted(whole.redacted, redactions, state.standing)
-        if pin is not None and digest is not None and not whole.is_pin_met():
-            findings.append(changed_finding(pin, sum(1 for _ in reader.removed(0, pin[0]))))
+        findings += whole.check_redacted(redactions, state.standing)
+        if digest is not None:
+            findings += whole.check_pin(lambda position: sum(1 for _ in reader.removed(0, position)))
     report = VerifyReport(state.events, 1, state.size, state.position, digest, tuple(findings))
     return report if pin is None else report._replace(redactions=since(redactions, pin[0]))
 

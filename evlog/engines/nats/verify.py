@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evlog.engines.digest import LogDigest, changed_finding, check_redacted
+from evlog.engines.digest import LogDigest
 from evlog.model.pins import maybe_parse_pin
 from evlog.model.redaction import Redaction, maybe_decode_redaction, since
 from evlog.model.reports import DAMAGE, Finding, VerifyReport
@@ -40,9 +40,8 @@ def verify(
                 progress(event.position, head)
         digest, events = made.end(head), checks.events
         findings += checks.findings
-        findings += check_redacted(made.redacted, redactions, state.control.standing)
-        if pin is not None and not made.is_pin_met():
-            findings.append(changed_finding(pin, len(core.reader.removed(0, pin[0]))))
+        findings += made.check_redacted(redactions, state.control.standing)
+        findings += made.check_pin(lambda position: len(core.reader.removed(0, position)))
     missing = head - events - state.control.removed - state.control.lost
     # What is removed and not purged yet is only in the number of messages.
     is_known = not (quick and state.control.purging) and state.control == core.reader.state().control

@@ -18,6 +18,7 @@ from uuid import UUID
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from evlog.engines.deciding import find_twins
 from evlog.engines.postgresql import wire
 from evlog.engines.postgresql.connections import (
     FORMAT,
@@ -45,7 +46,6 @@ from evlog.errors import (
 from evlog.model.appends import NO_STREAM, BatchResult, Expectation, SchemasChanged
 from evlog.model.events import CONTENT_TYPES, JSON_CODE, check_stream_name, id_text, make_ids
 from evlog.model.history import Standing, refusal
-from evlog.model.links import given_twice
 from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 
     from evlog.engines.postgresql.connections import Parameters, Session
     from evlog.model.appends import AppendRequest
-    from evlog.model.events import EncodedEvent
     from evlog.model.queries import IfNone
 
 FLUSH: Final = (
@@ -143,7 +142,7 @@ class Appender:
         count = sum(event[1] is None for event in events)
         made = iter(make_ids(count) if count else ())
         ids = [event[1] or next(made) for event in events]
-        twins = _twins(streams, events, ids, skip_known=request.skip_known)
+        twins = find_twins(streams, events, ids, skip_known=request.skip_known)
         if not twins:
             positions, versions, duplicates = self._send(_Call(request, ids))
             return BatchResult(streams, versions, positions, ids, duplicates)
@@ -385,25 +384,3 @@ def _as_json(conditions: Sequence[IfNone]) -> bytes:
     return json.dumps(
         [{"after": min(each.after, wire.MAX_INT8), "items": each.query.items} for each in conditions]
     ).encode()
-
-
-def _twins(
-    streams: Sequence[str], events: Sequence[EncodedEvent], ids: Sequence[bytes], *, skip_known: bool
-) -> dict[int, int]:
-    """Return the events whose id was given before in the same append, with the index of the first."""
-    if len(set(ids)) == len(ids):
-        return {}
-    first: dict[bytes, int] = {}
-    twins = {}
-    for at, id in enumerate(ids):
-        before = first.setdefault(id, at)
-        if before == at:
-            continue
-        if not skip_known:
-            raise given_twice(id_text(id), events[at][4])
-        one, other = events[before], events[at]
-        if (streams[before], one[0], one[2], one[3]) != (streams[at], other[0], other[2], other[3]):
-            reason = "is in one append twice, with different content"
-            raise IdConflict(id_text(id), streams[at], 0, reason)
-        twins[at] = before
-    return twins

@@ -5,9 +5,10 @@ The files are checked by the server's own means: `data_checksums` and `pg_amchec
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from evlog.engines.digest import LogDigest, changed_finding, check_redacted
+from evlog.engines.digest import LogDigest
 from evlog.engines.postgresql.history import standing
 from evlog.model.filters import LogSelection, StreamSelection
 from evlog.model.pins import maybe_parse_pin
@@ -101,9 +102,8 @@ def verify(
     if not quick:
         whole, digest = _digest(core, head, pin, progress)
         redactions = _redactions(core)
-        findings += check_redacted(whole.redacted, redactions, standing(core))
-        if pin is not None and not whole.is_pin_met():
-            findings.append(_changed(core, pin))
+        findings += whole.check_redacted(redactions, standing(core))
+        findings += whole.check_pin(partial(_count_removed, core))
     report = VerifyReport(info.events, info.segments, info.bytes, head, digest, tuple(findings))
     return report if pin is None else report._replace(redactions=since(redactions, pin[0]))
 
@@ -125,7 +125,8 @@ def _digest(
     return digest, digest.end(head)
 
 
-def _changed(core: Core, pin: tuple[int, str]) -> Finding:
+def _count_removed(core: Core, position: int) -> int:
+    count: int
     query = "select count(*) from {schema}.removed_ids where global_position <= %s"
-    ((count,),) = core.connections.fetch(query, (pin[0],))
-    return changed_finding(pin, count)
+    ((count,),) = core.connections.fetch(query, (position,))
+    return count

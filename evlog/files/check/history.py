@@ -15,7 +15,7 @@ from evlog.files.log.log import Log
 from evlog.files.log.read_stream import Bounds, read_stream
 from evlog.model.events import moment_of
 from evlog.model.pins import Pin
-from evlog.model.redaction import Redaction, maybe_decode_redaction, record_digest
+from evlog.model.redaction import Redaction, maybe_decode_redaction, record_digest, unnamed
 from evlog.model.reports import Finding
 from evlog.model.retention import COMPACTIONS_STREAM, STARTED_TYPE
 
@@ -95,11 +95,10 @@ def check_redactions(
         )
         for position in wrong
     ]
-    named = {position for redaction in redactions for position in redaction.positions}
-    unnamed = [position for position in redacted if position not in named]
-    if unnamed and not damaged and not any(seen.manifest.standing):  # a mirror gets redactions later
-        detail = f"{len(unnamed)} events are redacted, and no redaction names them"
-        findings.append(kinds.damage(kinds.REDACTED, name, None, unnamed[0], detail))
+    strange = unnamed(redacted, redactions)
+    if strange and not damaged and not any(seen.manifest.standing):  # a mirror gets redactions later
+        detail = f"{len(strange)} events are redacted, and no redaction names them"
+        findings.append(kinds.damage(kinds.REDACTED, name, None, strange[0], detail))
     return redactions, findings
 
 
