@@ -330,8 +330,8 @@ class Appender:
             WrongSequence, Lost, NoResponder: see `JetStream.publish`.
         """
         for at in range(0, len(messages), BATCH):
-            with self.connections.lend() as session:
-                sequence = self.jetstream.publish(messages[at : at + BATCH], sequence, session)
+            condition = b"Nats-Expected-Last-Sequence: %d\r\n" % sequence
+            sequence = self.jetstream.publish(messages[at : at + BATCH], condition)
         return sequence
 
     def _wait_for_others(self, begin: float, tries: int) -> None:

@@ -50,9 +50,7 @@ class Connections:
         """Close the idle connections; those in use are closed when they are given back."""
         with self._mutex:
             self._closed = True
-            idle, self._idle = self._idle, []
-        for session in idle:
-            session.close()
+        self._forget_idle()
 
     def check_open(self) -> None:
         """Raise StoreClosed after `close`."""

@@ -165,7 +165,7 @@ def _create_stream(jetstream: JetStream, config: dict[str, Any]) -> dict[str, An
     end = time.monotonic() + address.timeout_seconds
 
     def ask(session: Session, deadline: float) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(session.request(subject, data, deadline).data)
+        answer = session.request_json(subject, data, deadline)
         error = answer.get("error", {})
         is_beginning = time.monotonic() < end - address.timeout_seconds / 2
         if error.get("err_code") in (10008, 10009, 10005, 10074) and is_beginning:
@@ -202,12 +202,7 @@ def _check_server(connections: Connections) -> int:
 
 def _check_account(connections: Connections) -> None:
     """Raise ServerUnsuitable if the user's account has no JetStream."""
-
-    def ask(session: Session, deadline: float) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(session.request("$JS.API.INFO", b"", deadline).data)
-        return answer
-
-    answer = connections.retry(ask)
+    answer = connections.retry(lambda session, deadline: session.request_json("$JS.API.INFO", b"", deadline))
     if answer.get("error", {}).get("err_code") in _NO_JETSTREAM:
         where = connections.address.text
         raise ServerUnsuitable(where, "its account has no JetStream", "enable JetStream for the account")

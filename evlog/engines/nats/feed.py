@@ -173,8 +173,8 @@ class NatsFeed(ServerFeed):
             },
         }
         subject = f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{self._subject}"
-        raw = session.request(subject, json.dumps(question).encode(), time.monotonic() + ANSWER_SECONDS).data
-        error = json.loads(raw).get("error")
+        deadline = time.monotonic() + ANSWER_SECONDS
+        error = session.request_json(subject, json.dumps(question).encode(), deadline).get("error")
         if error is not None:
             failure = self._jetstream.failure(error)
             raise failure if isinstance(failure, StoreNotFound) else Lost(str(error.get("description")))

@@ -105,7 +105,7 @@ class JetStream:
         subject, data = f"$JS.API.{operation}.{self.stream}", json.dumps(question).encode()
 
         def ask(session: Session, deadline: float) -> dict[str, Any]:
-            answer: dict[str, Any] = json.loads(session.request(subject, data, deadline).data)
+            answer = session.request_json(subject, data, deadline)
             if answer.get("error", {}).get("err_code") in _TRANSIENT:
                 raise Lost(answer["error"]["description"])
             return answer
@@ -117,27 +117,20 @@ class JetStream:
 
     def check_there(self) -> None:
         """Raise StoreNotFound if a server says at once that there is no such stream."""
-
-        def ask(session: Session, deadline: float) -> dict[str, Any]:
-            answer: dict[str, Any] = json.loads(
-                session.request(f"$JS.API.STREAM.INFO.{self.stream}", b"", deadline).data
-            )
-            return answer
-
+        subject = f"$JS.API.STREAM.INFO.{self.stream}"
         try:
-            error = self.connections.retry(ask, _CHECK_SECONDS).get("error", {})
+            answer = self.connections.retry(
+                lambda session, deadline: session.request_json(subject, b"", deadline), _CHECK_SECONDS
+            )
         except StoreUnreachable:
             return
-        if error.get("err_code") == _NO_STREAM:
+        if answer.get("error", {}).get("err_code") == _NO_STREAM:
             raise StoreNotFound(self.connections.address.text, was_open=True)
 
     def failure(self, error: dict[str, Any]) -> Exception:
         """Return evlog's error for an error of the server."""
-        code, text, where = (
-            error.get("err_code"),
-            str(error.get("description")),
-            self.connections.address.text,
-        )
+        code, text = error.get("err_code"), str(error.get("description"))
+        where = self.connections.address.text
         if code == _NO_STREAM:
             return StoreNotFound(where, was_open=True)
         if code in _FULL or "insufficient" in text or "exceeded" in text:
@@ -353,21 +346,21 @@ class JetStream:
 
     # --- writing
 
-    def publish(self, messages: Sequence[Outgoing], expected: int, session: Session) -> int:
-        """Store messages, all or none, if the stream ends at a sequence; return the last one's.
+    def publish(self, messages: Sequence[Outgoing], condition: bytes = b"") -> int:
+        """Store messages, all or none, and return the sequence of the last.
+
+        Args:
+            condition: a header line that says when they may be stored.
 
         Raises:
-            WrongSequence: it does not.
+            WrongSequence: the condition does not hold, or one in the messages' own headers.
             Lost: they may be stored or not.
             NoResponder: they are not.
         """
-        inbox = session.new_inbox()
-        session.send(self._encode(messages, b"Nats-Expected-Last-Sequence: %d\r\n" % expected, inbox))
-        return self.acknowledged(session.receive(inbox, time.monotonic() + ANSWER_SECONDS).data)
-
-    def acknowledged(self, raw: bytes) -> int:
-        """Return the sequence that the server answers with."""
-        answer = json.loads(raw)
+        with self.connections.lend() as session:
+            inbox = session.new_inbox()
+            session.send(self._encode(messages, condition, inbox))
+            answer = json.loads(session.receive(inbox, time.monotonic() + ANSWER_SECONDS).data)
         if "error" not in answer:
             return int(answer["seq"])
         error = answer["error"]
@@ -423,10 +416,4 @@ def _fitting(subjects: Sequence[str], most_bytes: int) -> int:
 
 def publish_one(jetstream: JetStream, subject: str, data: bytes, headers: bytes) -> int:
     """Store one message, on the conditions in its headers, and return its sequence. Raises as `publish`."""
-    lines = b"NATS/1.0\r\n%b\r\n" % headers
-    with jetstream.connections.lend() as session:
-        inbox = session.new_inbox()
-        sizes = (len(lines), len(lines) + len(data))
-        session.send(b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject.encode(), inbox, *sizes, lines, data))
-        answer = session.receive(inbox, time.monotonic() + ANSWER_SECONDS).data
-    return jetstream.acknowledged(answer)
+    return jetstream.publish([Outgoing(subject.encode(), headers, data)])

@@ -153,6 +153,11 @@ class Session:
         """Send a request and return its answer."""
         return self.receive(self.ask(subject, data), deadline)
 
+    def request_json(self, subject: str, data: bytes, deadline: float) -> dict[str, Any]:
+        """Send a request and return its answer, which is a JSON object."""
+        answer: dict[str, Any] = json.loads(self.request(subject, data, deadline).data)
+        return answer
+
     def receive(self, inbox: bytes, deadline: float) -> Message:
         """Return the next message in an inbox."""
         while True:
