@@ -82,9 +82,8 @@ class PostgresqlCheckpoint:
                 if self._is_pooled:
                     connection.execute(_BEGIN)
                 lock = _LOCK_TRANSACTION if self._is_pooled else _LOCK
-                row = connection.execute(lock, (self._lock,)).fetchone()
-                assert row is not None
-                if not row[0]:
+                ((is_taken, *_),) = connection.execute(lock, (self._lock,)).fetchall()
+                if not is_taken:
                     raise SubscriptionBusy(self._name)
                 if not self._is_pooled and connection.info.server_version >= _IDLE_TIMEOUT_SERVER:
                     connection.execute(_STAY)

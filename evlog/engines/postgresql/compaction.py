@@ -73,16 +73,14 @@ def _remove_step(core: Core, hidden: _Hidden, connection: Session) -> int:
     stream = hidden.removal.stream
     with connection.transaction():
         core.lock(connection)
-        row = connection.execute(core.sql(STANDING)).fetchone()
-        assert row is not None
+        (row,) = connection.execute(core.sql(STANDING)).fetchall()
         check_standing(core.address.text, Standing(*row))
         rule = core.reader.policies.refreshed(connection).rule_for(stream) or KEEP_ALL
         (first, before), present = hidden.limits, _limits_of(rule, hidden.version, hidden.now_us)
         limits = min(first, present[0]), min(before, present[1])
         statement = core.sql("select {schema}.remove_events(%s, %s, %s, %s)")
-        row = connection.execute(statement, (stream, *limits, REMOVE_ROWS)).fetchone()
-        assert row is not None
-        count: int = row[0]
+        count: int
+        ((count,),) = connection.execute(statement, (stream, *limits, REMOVE_ROWS)).fetchall()
         return count
 
 
@@ -104,9 +102,8 @@ def _removals(core: Core, connection: Session) -> list[_Hidden]:
     """Return what compaction removes of each stream."""
     rules = core.reader.policies.refreshed(connection)
     # Its own clock: it gave the events their times, and what is removed too early is lost.
-    row = connection.execute("select (extract(epoch from clock_timestamp()) * 1000000)::bigint").fetchone()
-    assert row is not None
-    (now_us,) = row
+    clock = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint"
+    ((now_us,),) = connection.execute(clock).fetchall()
     found = []
     rows = connection.execute(
         core.sql("select stream_id, version from {schema}.last_versions where events > 0 order by stream_id")
@@ -116,15 +113,14 @@ def _removals(core: Core, connection: Session) -> list[_Hidden]:
         if rule is None or rule == KEEP_ALL:
             continue
         limits = _limits_of(rule, version, now_us)
-        row = connection.execute(
+        ((events, size, last_position),) = connection.execute(
             core.sql(
                 "select count(*), coalesce(sum(pg_column_size(events.*)), 0)::bigint, max(global_position) "
                 "from {schema}.events where stream_id = %s and (version < %s or created_at < %s)"
             ),
             (stream, *limits),
-        ).fetchone()
-        assert row is not None
-        if row[0]:
-            removal = Removal(rules.describe(stream), stream, row[0], row[1])
-            found.append(_Hidden(removal, limits, row[2], version, now_us))
+        ).fetchall()
+        if events:
+            removal = Removal(rules.describe(stream), stream, events, size)
+            found.append(_Hidden(removal, limits, last_position, version, now_us))
     return found

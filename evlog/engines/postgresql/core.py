@@ -59,11 +59,10 @@ class Core:
 
     def bytes_in(self, connection: Connection) -> int:
         """Return the size of all tables and indexes, by a connection that the caller has."""
-        row = connection.execute(
+        size: int
+        ((size,),) = connection.execute(
             "select coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint from pg_class c "
             "join pg_namespace n on n.oid = c.relnamespace where n.nspname = %s and c.relkind = 'r'",
             (self.address.schema,),
-        ).fetchone()
-        assert row is not None
-        size: int = row[0]
+        ).fetchall()
         return size

@@ -161,13 +161,13 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
         return self._core.connections.retry(self._info)
 
     def _info(self, connection: Session) -> StoreInfo:
-        row = connection.execute(
+        ((events, streams),) = connection.execute(
             self._core.sql(
                 "select h.position - removed - lost - (select count(*) from {schema}.events "
                 "where stream_id >= '$' and stream_id < '%'), (select count(*) from {schema}.streams "
                 "where not starts_with(stream_id, '$')) from {schema}.log, {schema}.head h"
             )
-        ).fetchone()
+        ).fetchall()
         time_us = "(extract(epoch from created_at) * 1000000)::bigint"
         edges = connection.execute(
             self._core.sql(
@@ -181,14 +181,13 @@ class PostgresqlEngine(ReadsByReader, KeepsPolicies):
         versions = self._core.reader.versions_in(connection, names)
         policies, deleted = rules.counts(dict(zip(names, versions, strict=True)))
         size = self._core.bytes_in(connection)
-        assert row is not None
         (first, first_us), (last, last_us) = (edges[0], edges[-1]) if edges else ((0, None), (0, None))
         return StoreInfo(
             path=self.address,
             id=UUID(self.store_id),
             format=FORMAT,
-            events=row[0],
-            streams=row[1] - deleted,
+            events=events,
+            streams=streams - deleted,
             bytes=size,
             segments=1,
             first_position=first,

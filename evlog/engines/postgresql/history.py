@@ -202,13 +202,13 @@ def _append(core: Core, connection: Connection, piece: HistoryPiece, *, raw_json
     sql = core.sql
     with connection.transaction(), connection.cursor() as cursor:
         core.lock(connection)
-        row = cursor.execute(
+        ((position, mirror_of),) = cursor.execute(
             sql("select h.position, mirror_of from {schema}.log, {schema}.head h")
-        ).fetchone()
-        assert row is not None
-        if row[0] == piece.end and sent:
+        ).fetchall()
+        if position == piece.end and sent:
             return  # the answer to the last try was lost
-        _check(core, piece, *row)
+        check_mirror(core.address.text, (str(mirror_of), ""), piece.source_id)
+        check_continues(core.address.text, position, piece.after, piece.source_id)
         if piece.events:
             with cursor.copy(sql(_COPY_EVENTS, columns=_EVENT_COLUMNS)) as copy:
                 copy.write(_COPY_HEADER)
@@ -240,18 +240,13 @@ def remove_history(core: Core, source_id: str, removed: Sequence[RemovedRecord])
     def remove(connection: Session, positions: list[int]) -> None:
         with connection.transaction():
             core.lock(connection)
-            row = connection.execute(core.sql("select mirror_of from {schema}.log")).fetchone()
-            check_mirror(core.address.text, (str(row and row[0]), ""), source_id)
+            ((mirror_of,),) = connection.execute(core.sql("select mirror_of from {schema}.log")).fetchall()
+            check_mirror(core.address.text, (str(mirror_of), ""), source_id)
             connection.execute(core.sql("select {schema}.remove_positions(%s)"), (positions,))
 
     for at in range(0, max(1, len(removed)), REMOVE_ROWS):
         positions = [each.position for each in removed[at : at + REMOVE_ROWS]]
         core.connections.retry(partial(remove, positions=positions))
-
-
-def _check(core: Core, piece: HistoryPiece, position: int, mirror_of: UUID | None) -> None:
-    check_mirror(core.address.text, (str(mirror_of), ""), piece.source_id)
-    check_continues(core.address.text, position, piece.after, piece.source_id)
 
 
 def _event_rows(piece: HistoryPiece, raw_json: bool) -> Iterator[bytes]:

@@ -198,15 +198,14 @@ class Reader:
         first = max(first, first_visible_version(rule, version))
         since_us = visible_since_us(rule, now_us)
         if since_us is not None:
-            row = connection.execute(
+            ((count,),) = connection.execute(
                 self._connections.address.sql(
                     "select count(*) from {schema}.events "
                     "where stream_id = %s and version >= %s and created_at >= %s"
                 ),
                 (stream, first, moment(since_us)),
-            ).fetchone()
-            assert row is not None
-            first = max(first, version - row[0] + 1)
+            ).fetchall()
+            first = max(first, version - count + 1)
         return first, max(0, version - first + 1)
 
     def head(self) -> int:
