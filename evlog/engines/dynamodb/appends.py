@@ -45,7 +45,7 @@ def append(core: Core, reader: Reader, pending: PendingAppend) -> BatchResult:
     def plan(moment: Moment) -> Change:
         decision = decide(_View(core, reader, moment, pending), pending)
         if not decision.new:
-            return Change(moment.state, {}, None, decision.result)
+            return moment.unchanged(decision.result)
         state, heads = add_events(
             moment.state, moment.heads([event.stream for event in decision.new]), decision.new
         )

@@ -138,9 +138,9 @@ def _removal(moment: Moment, events: Sequence[Event]) -> Change:
     None is the result where redacted events are not yet erased: their tags are known only from them.
     """
     if moment.state.erased < moment.state.redactions:
-        return Change(moment.state, {}, None, None)
+        return moment.unchanged()
     if not events:
-        return Change(moment.state, {}, None, 0)
+        return moment.unchanged(0)
     heads = moment.heads(event.stream for event in events)
     own = size = 0
     actions = []
@@ -203,7 +203,7 @@ def _erase_event(core: Core, position: int, id: bytes) -> None:
     def plan(moment: Moment) -> Change:
         known = core.client.get(id_key(id))
         if known is None or int(known["at"]["N"]) != position:
-            return Change(moment.state, {}, None)
+            return moment.unchanged()
         item = core.client.get(event_key(known["stream"]["S"], int(known["version"]["N"])))
         event = None if item is None else decode_event(item)
         puts, keys = [], list[tuple[str, str]]()

@@ -102,6 +102,10 @@ class Moment:
             self._heads.update(read_heads(self._client, missing, self.state.position))
         return {stream: self._heads[stream] for stream in wanted}
 
+    def unchanged(self, result: Any = None) -> Change:
+        """Return the change that does nothing, with a result."""
+        return Change(self.state, {}, None, result)
+
     def after(self, state: LogState, changed: dict[str, Head]) -> Moment:
         """Return what is known once the log has another state, and some heads have changed."""
         heads = {} if len(self._heads) > _MAX_HEADS else self._heads

@@ -62,9 +62,9 @@ def change_standing(core: Core, before: Standing, after: Standing, head: int | N
     def plan(moment: Moment) -> Change:
         state = moment.state
         if moment.is_unsure and state.standing == after:
-            return Change(state, {}, None, True)
+            return moment.unchanged(True)
         if state.standing != before or head not in (None, state.position) or state.staged:
-            return Change(state, {}, None, False)
+            return moment.unchanged(False)
         return Change(state._replace(mirror_of=after.mirror_of, moved_to=after.moved_to), {}, [], True)
 
     is_changed: bool = core.change(plan, by_mirror=True)
@@ -99,7 +99,7 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
 
     def begin(moment: Moment) -> Change:
         if moment.state.run == run:
-            return Change(moment.state, {}, None)  # an earlier try has done it
+            return moment.unchanged()  # an earlier try has done it
         _check(core, moment.state, piece)
         if moment.state.staged:
             raise _other_writes(core, moment.state)
@@ -107,7 +107,7 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
 
     def end(moment: Moment) -> Change:
         if moment.is_unsure and moment.state.position == piece.end:
-            return Change(moment.state, {}, None)
+            return moment.unchanged()
         if moment.state.run != run:
             raise _other_writes(core, moment.state)
         return Change(state, {}, [])
@@ -209,7 +209,7 @@ def discard_staged(core: Core) -> None:
 
     def end(moment: Moment) -> Change:
         if not moment.state.staged:
-            return Change(moment.state, {}, None)  # an earlier try has done it
+            return moment.unchanged()  # an earlier try has done it
         if moment.state.run != run:
             raise _other_writes(core, moment.state)
         return Change(moment.state._replace(staged=0, run=""), {}, [])
