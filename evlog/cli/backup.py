@@ -5,7 +5,7 @@ from __future__ import annotations
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import PATH, STORE, argument, flag
 from evlog.cli._support.progress import with_progress
-from evlog.errors import EXIT_CORRUPT, EXIT_OK, Unsupported
+from evlog.errors import Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ def command(given: Given) -> int:
     done = with_progress(
         lambda progress: backup_store(path, given.out, links=not given.copy, progress=progress)
     )
-    code = EXIT_OK if done.ok else EXIT_CORRUPT
-    console.set_verdict(code)
     from evlog.cli.verify import line_of
 
     lines = [line_of(finding) for finding in done.findings]
@@ -56,5 +54,4 @@ def command(given: Given) -> int:
     )
     lines.append(f"{done.copied_bytes:,} bytes copied, {done.linked_bytes:,} linked")
     said = "the backup is made" if done.ok else "the backup is damaged"
-    console.write_result(done.as_object(), *lines, done=said)
-    return code
+    return console.write_verdict(done.ok, done.as_object(), *lines, done=said)

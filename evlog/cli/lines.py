@@ -13,7 +13,7 @@ from evlog import errors
 from evlog.cli._support import console, options
 from evlog.cli._support.event import make_metadata
 from evlog.cli._support.foreign import Templates, foreign_decoder, keyed_decoder, time_reader
-from evlog.cli._support.stdin import read_lines, stdin_descriptor
+from evlog.cli._support.stdin import BYTE_ORDER_MARK, read_lines, stdin_descriptor
 from evlog.errors import EXIT_FAILED, EXIT_OK, EventTooLarge, EvlogError, InvalidArgument, SchemaViolation
 from evlog.model.encoding import with_tags
 from evlog.model.events import MAX_EVENT_BYTES, TEXT_CODE, check_stream_name, check_type, now_ns
@@ -39,7 +39,6 @@ BATCH_BYTES: Final = 8 * 1024 * 1024
 # One append is collected in memory before it is written.
 MAX_ATOMIC_EVENTS: Final = 1_000_000
 MAX_ATOMIC_BYTES: Final = 512 * 1024 * 1024
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 class BadLine(InvalidArgument):
@@ -348,9 +347,9 @@ class _Appender:
             return None
         if len(line) > MAX_LINE_BYTES:  # cut by read_lines, so the decoder's reason is not the right one
             error = EventTooLarge(len(line), MAX_EVENT_BYTES)
-        if number == 1 and line.startswith(_BYTE_ORDER_MARK):
+        if number == 1 and line.startswith(BYTE_ORDER_MARK):
             try:
-                return self._decode(line.removeprefix(_BYTE_ORDER_MARK))
+                return self._decode(line.removeprefix(BYTE_ORDER_MARK))
             except InvalidArgument as second:
                 error = second
         self._bad(number, error, line)

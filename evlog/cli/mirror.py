@@ -7,7 +7,7 @@ import os
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import PATH, argument, flag
 from evlog.cli._support.progress import with_progress
-from evlog.errors import EXIT_CORRUPT, EXIT_OK, InvalidArgument, StoreNotFound
+from evlog.errors import EXIT_OK, InvalidArgument, StoreNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,8 +169,6 @@ def _print_plan(plan: MirrorPlan, source: str, destination: str) -> int:
 
 
 def _print_comparison(found: Comparison, source: EventStore, destination: EventStore) -> int:
-    code = EXIT_OK if found.ok else EXIT_CORRUPT
-    console.set_verdict(code)
     difference = found.difference
     numbers = found._asdict() | {"difference": None if difference is None else difference._asdict()}
     lines = [f"{console.count_of(found.events, 'event')} are the same, up to position {found.position:,}"]
@@ -181,8 +179,8 @@ def _print_comparison(found: Comparison, source: EventStore, destination: EventS
     if found.behind:
         lines.append(f"{console.count_of(found.behind, 'position')} are not copied yet")
     said = "the stores are the same" if found.ok else "the stores differ"
-    console.write_result({"ok": found.ok} | _both(source, destination) | numbers, *lines, done=said)
-    return code
+    as_object = {"ok": found.ok} | _both(source, destination) | numbers
+    return console.write_verdict(found.ok, as_object, *lines, done=said)
 
 
 def _print_result(done: MirrorResult, source: EventStore, destination: EventStore, *, moved: bool) -> None:

@@ -85,7 +85,7 @@ def _remove(given: Given) -> None:
 
 def _read(path: str) -> bytes:
     """Return a file's content, or stdin's for -."""
-    from evlog.cli._support.stdin import read_all, stdin_descriptor
+    from evlog.cli._support.stdin import BYTE_ORDER_MARK, read_all, stdin_descriptor
 
     try:
         if path == "-":
@@ -100,7 +100,7 @@ def _read(path: str) -> bytes:
         raise InvalidArgument(f"cannot read {path!r} ({reason})", "give the path of a file, or -") from None
     if len(text) > MAX_SCHEMA_BYTES:
         raise InvalidArgument("the schema is too long", f"use at most {MAX_SCHEMA_BYTES} bytes")
-    return text.removeprefix(b"\xef\xbb\xbf").strip()
+    return text.removeprefix(BYTE_ORDER_MARK).strip()
 
 
 def _row(schema: evlog.Schema) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from evlog.cli._support import console, options
 from evlog.cli._support.parameters import PATH, STORE, flag, option
 from evlog.cli._support.progress import with_progress
-from evlog.errors import EXIT_CORRUPT, EXIT_OK, InvalidArgument, Unsupported
+from evlog.errors import InvalidArgument, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,12 +89,9 @@ def _verify_url(given: Given, path: str) -> int:
 
 
 def _print(ok: bool, as_object: dict[str, object], lines: list[str], done: str | None = None) -> int:
-    """Print a report and return the exit code, which is kept also if the reader of the report has left."""
-    code = EXIT_OK if ok else EXIT_CORRUPT
-    console.set_verdict(code)
+    """Print a report and return the exit code."""
     done = done or ("no damage is found" if ok else "damage is found")
-    console.write_result(as_object, *lines, done=done)
-    return code
+    return console.write_verdict(ok, as_object, *lines, done=done)
 
 
 def _repair_report(done: RepairReport) -> tuple[dict[str, object], list[str]]:

@@ -17,7 +17,7 @@ import os
 import stat
 import sys
 
-from evlog.errors import EXIT_OK, EvlogError
+from evlog.errors import EXIT_CORRUPT, EXIT_OK, EvlogError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -203,6 +203,14 @@ def write_result(value: dict[str, object], *lines: str, done: str | None = None)
         write("".join(f"{printable(line)}\n" for line in lines).encode(errors="backslashreplace"))
     else:
         write_object(value)
+
+
+def write_verdict(ok: bool, value: dict[str, object], *lines: str, done: str) -> int:
+    """Write what a check has found, as `write_result`; return the exit code, which is kept in any case."""
+    code = EXIT_OK if ok else EXIT_CORRUPT
+    set_verdict(code)
+    write_result(value, *lines, done=done)
+    return code
 
 
 def encode_object(value: object) -> bytes:

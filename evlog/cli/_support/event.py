@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from evlog.cli._support.options import pairs_of
-from evlog.cli._support.stdin import read_all, stdin_descriptor
+from evlog.cli._support.stdin import BYTE_ORDER_MARK, read_all, stdin_descriptor
 from evlog.errors import EventTooLarge, InvalidArgument, InvalidEvent
 from evlog.model.encoding import encode_events
 from evlog.model.events import MAX_EVENT_BYTES, NewEvent, id_of_key
@@ -26,7 +26,6 @@ _ADVICE: Final = {
     "data": "quote JSON for the shell, or give --content-type text (or binary)",
     "metadata": 'write for example --metadata \'{"user":"ann"}\'',
 }
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 def make_event(given: Given) -> EncodedEvent:
@@ -123,7 +122,7 @@ def read_data(text: str | None, content_type: str) -> bytes | None:
     if not is_json:
         return data
     # A byte order mark and the white space around JSON are not part of the data.
-    data = data.removeprefix(_BYTE_ORDER_MARK).strip()
+    data = data.removeprefix(BYTE_ORDER_MARK).strip()
     if not data:
         source = {"-": "stdin", "": "DATA"}.get(text.strip(), text)
         raise InvalidArgument(f"{source} is empty, which is not JSON", "leave DATA out for {}")
