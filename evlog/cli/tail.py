@@ -121,7 +121,7 @@ class NotInTime(EvlogError):
 
     def __init__(self, condition: StopCondition, option: str | None, duration: str | None) -> None:
         if option is None:
-            advice = "use -f to wait for it" if condition.to is None else "use -f, or increase --to"
+            advice = "use -f to wait for it" if condition.to is None else "use -f, or a later --to or --until"
             super().__init__(f"{condition} not found", advice)
         elif not condition:
             super().__init__(f"{option} {duration} ran out", "run it again to continue")

@@ -168,6 +168,8 @@ def _parse_line(line: bytes, path: str) -> tuple[int, str | None, bool]:
         position = int(fields.sequence) if fields.position is None else fields.position
     except (msgspec.MsgspecError, ValueError):
         raise _foreign(path, "one of its lines is not an event") from None
+    except RecursionError:
+        raise _foreign(path, "one of its lines is nested too deeply") from None
     return position, fields.id, fields.redacted or fields.evlogredacted
 
 

@@ -341,7 +341,7 @@ def test_to_is_waited_for(evlog: Evlog) -> None:
     missing = evlog("tail", "--to", "1", "--until-type", "U")
     assert (missing.code, missing.err) == (
         8,
-        "evlog: an event of type 'U' not found; use -f, or increase --to\n",
+        "evlog: an event of type 'U' not found; use -f, or a later --to or --until\n",
     )
     assert evlog("tail", "-f", "--to", "1", "--until-type", "U").code == 8
     refused = evlog("tail", "a", "--to", "1")

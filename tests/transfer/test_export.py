@@ -540,6 +540,8 @@ _HEADER = b"position,stream,version,id,type,time,content_type,data,metadata,tags
         (".jsonl", b"[]\n"),
         (".jsonl", b'{"position":"x"}\n'),
         (".jsonl", b'x\n{"position":5}\n'),
+        (".jsonl", b'{"position":1,"data":' + b"[" * 5000 + b"]" * 5000 + b"}\n"),
+        (".jsonl", b'{"position":1,"data":' + b"[" * 5000 + b"]" * 5000 + b'}\n{"position":5}\n'),
     ],
 )
 def test_bytes_of_something_else_are_not_continued(
