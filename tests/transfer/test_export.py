@@ -489,6 +489,13 @@ def test_a_file_with_the_content_of_a_redacted_event_is_not_continued(
     assert run(store, path).events == 9
     store.append("s-1", [NewEvent("More", 2)])
     assert run(store, path, append=True).events == 1
+    store.redact(store.append("s-1", [NewEvent("More", 3)]).last_position, reason="the file ends before it")
+    assert run(store, path, append=True).events == 1
+    last = store.append("s-1", [NewEvent("More", 4)]).last_position
+    run(store, path, append=True)
+    store.redact(last, reason="the file ends with it")
+    with pytest.raises(InvalidArgument, match=f"the content of event {last}, "):
+        run(store, path, append=True)
 
 
 @pytest.mark.parametrize(
