@@ -103,8 +103,11 @@ def test_each_line_of_a_pipe_may_have_the_time_at_which_it_comes(here: Path) -> 
             process.stdin.write(as_lines([{"stream": "a", "type": "T", "time": time.time()}]))
             process.stdin.flush()
             assert b'"position":%d' % position in process.stdout.readline()
+        during = run_process("info").line
+        assert (during["importing"], during.get("mirror_of")) == (True, None)
         process.stdin.close()
         assert process.wait(60) == 0
+    assert "importing" not in run_process("info").line
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

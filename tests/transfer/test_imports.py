@@ -13,6 +13,7 @@ import pytest
 
 import evlog
 from evlog import NewEvents
+from evlog.model.events import MAX_EVENT_BYTES
 from evlog.model.history import HistoryPiece
 from evlog.store import EventStore
 from evlog.transfer import Import, mirror, promote
@@ -52,11 +53,11 @@ def test_reads_and_retention_go_by_the_times_that_events_had(store: EventStore) 
 
 
 def test_a_time_before_that_of_the_event_before_is_delayed(store: EventStore) -> None:
-    events, times = days(0, 2)
+    events, times = days(0, 3)
     with Import(store) as load:
-        load.append(events, [times[1], times[0], times[2]])
+        load.append(events, [times[1], times[0], times[2], times[2]])
         assert load.delayed == 1
-    assert [event.time for event in store.read_all()] == [times[1], times[1], times[2]]
+    assert [event.time for event in store.read_all()] == [times[1], times[1], times[2], times[2]]
 
 
 @pytest.mark.parametrize("moment", [datetime.max.replace(tzinfo=UTC), datetime(1969, 12, 31, tzinfo=UTC)])
@@ -103,6 +104,14 @@ def test_tombstones_and_system_streams_are_refused(store: EventStore) -> None:
         with pytest.raises(evlog.InvalidStreamName):
             load.append(NewEvents(["$redactions"], "T", [b"1"]), [BEGIN])
     assert store.info().last_position == 2  # the second event is the tombstone
+
+
+def test_an_event_that_is_too_large_is_refused(store: EventStore) -> None:
+    data, metadata = b"1" * (MAX_EVENT_BYTES - 2), b"{}"
+    with Import(store) as load:
+        with pytest.raises(evlog.EventTooLarge):
+            load.append_encoded(["a"], [("T", None, 0, data, metadata[:1] + b" }")], [0])
+        assert load.append_encoded(["a"], [("T", None, 0, data, metadata)], [0]).appended == 1
 
 
 def test_data_has_to_fit_its_schema(store: EventStore) -> None:
