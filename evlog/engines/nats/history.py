@@ -238,6 +238,7 @@ def remove_events(
             all of them.
     """
     last, last_version = events[-1], core.reader.versions([stream])[0]
+    end = last if last.version == last_version else None
     removed = 0
     for at in range(0, len(events), _MOST_EVENTS):
 
@@ -251,34 +252,40 @@ def remove_events(
             if count_removable is not None:
                 part = part[: count_removable(state, some)]
             removed = at + len(part)
-            if not part:
-                return None
-            place = tail_place(tail)
-            # Another compaction, one that was killed or a lost answer may have stored some of it already.
-            subjects = [core.subjects.removed_id(each.id) for each in part]
-            known = core.jetstream.last_of_each(subjects)
-            new = [each for each, subject in zip(part, subjects, strict=True) if subject not in known]
-            messages = [encode_removed(core.subjects, each, place) for each in new]
-            stubs = {event.position for _, event in state.stubs}
-            messages += [
-                encode_redacted(core.subjects, each.position, None, place)
-                for each in part
-                if each.position in stubs
-            ]
-            if part[-1].position == last.position and last.version == last_version:
-                messages.append(encode_last(core.subjects, stream, last.version, last.time_us, place))
-            purging = dict(_unpurged(core, state))
-            purging[stream] = max(part[-1].version, purging.get(stream, 0))
-            control = state.control._replace(
-                removed=state.control.removed + len(new), purging=tuple(purging.items())
-            )
-            return [*messages, encode_control(core.subjects, control, *place_of(tail))]
+            return _removal(core, tail, state, part, end) if part else None
 
         if not write(core, make):
             break
     if removed:
         _purge(core, stream, events[removed - 1].version)
     return removed
+
+
+def _removal(
+    core: Core, tail: Stored, state: State, part: Sequence[RemovedRecord], end: Event | None
+) -> list[Outgoing]:
+    """Return the messages that remove some events of a stream.
+
+    Args:
+        part: what is kept of them.
+        end: the last event of the stream; None: it stays.
+    """
+    subjects, stream, place = core.subjects, part[0].stream, tail_place(tail)
+    # Another compaction, one that was killed or a lost answer may have stored some of it already.
+    ids = [subjects.removed_id(each.id) for each in part]
+    known = core.jetstream.last_of_each(ids)
+    new = [each for each, id in zip(part, ids, strict=True) if id not in known]
+    messages = [encode_removed(subjects, each, place) for each in new]
+    stubs = {event.position for _, event in state.stubs}
+    messages += [
+        encode_redacted(subjects, each.position, None, place) for each in part if each.position in stubs
+    ]
+    if end is not None and part[-1].position == end.position:
+        messages.append(encode_last(subjects, stream, end.version, end.time_us, place))
+    purging = dict(_unpurged(core, state))
+    purging[stream] = max(part[-1].version, purging.get(stream, 0))
+    control = state.control._replace(removed=state.control.removed + len(new), purging=tuple(purging.items()))
+    return [*messages, encode_control(subjects, control, *place_of(tail))]
 
 
 def finish_removals(core: Core) -> int:
