@@ -106,6 +106,8 @@ def take_snapshot(store: str) -> StoreSnapshot:
         offsets_bytes = _size(active.path(store, paths.OFFSETS))
         findings = _check_filter(store, manifest) if idle else []
         marks = _check_marks(store, manifest, active_bytes, findings)
+        if not idle:  # a writer may have appended: the log must reach the marks that were read before
+            active_bytes = _written_size(active.path(store, paths.LOG))
     indexed_by = time.monotonic() + _INDEXING_SECONDS - max(0.0, age_seconds)
     return StoreSnapshot(store, manifest, indexed_by, active_bytes, offsets_bytes, marks, idle, findings)
 

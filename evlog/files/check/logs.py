@@ -102,6 +102,7 @@ class LogCheck:
         self._size = min(task.size if end is None else end, self._log.size())
         if not info.sealed and end is None:
             self._size = written_end(self._log, min(FILE_HEADER_BYTES, self._size), self._size)
+        self._wanted_end = info.log_bytes if info.sealed else task.synced
         self._offsets = OffsetsCheck(task, None if self._is_part else self.findings)
         self._digests = RecordDigests(task.pin_position)
         self._crc: int | None = start.entries_crc  # of all entries so far; None: not known after damage
@@ -222,7 +223,7 @@ class LogCheck:
         if crc32(body) != header.body_crc:
             if self._is_tail(offset):
                 return _STOP
-            detail = f"a frame's body fails its CRC; {header.events} events in it cannot be read"
+            detail = f"a frame's body fails its CRC; {_events(header.events)} in it cannot be read"
             self._find(kinds.FRAME, offset, header.first_position, detail)
             self._account_for_damage(offset, end, header)
             return end
@@ -292,9 +293,11 @@ class LogCheck:
         found = next(self._sound_headers(at + 1), None)
         end, header = found if found is not None else (self._size, None)
         position = self.last_position + 1
-        events = self._account_for_damage(at, end, None, header)
-        lost = f"{events} events" if events else "an unknown number of events"
-        self._find(kinds.FRAME, at, position, f"{fault}; {lost} in {end - at} bytes cannot be read")
+        bytes_there = end - at
+        if header is None:  # what it has lost behind its last byte is lost, too
+            end = max(end, self._wanted_end)
+        lost = _events(self._account_for_damage(at, end, None, header))
+        self._find(kinds.FRAME, at, position, f"{fault}; {lost} in {bytes_there} bytes cannot be read")
         return end if found is not None else _STOP
 
     def _is_tail(self, at: int) -> bool:
@@ -361,10 +364,17 @@ class LogCheck:
     # --- the end
 
     def _finish(self) -> None:
+        lost = ""
+        if self.end < self._wanted_end:  # it was cut behind a whole frame, or is empty
+            at, position = self.end, self.last_position + 1
+            lost = f"; {_events(self._account_for_damage(at, self._wanted_end, None))} cannot be read"
+            if not self.info.sealed:
+                detail = f"the log ends, though it was synced up to offset {self._wanted_end}{lost}"
+                self._find(kinds.FRAME, at, position, detail)
         if self.info.sealed:
             size = self._log.size()
             if size != self.info.log_bytes:
-                detail = f"it has {size} bytes, {self.info.log_bytes} were sealed"
+                detail = f"it has {size} bytes, {self.info.log_bytes} were sealed{lost}"
                 self._find(kinds.LENGTH, min(size, self.info.log_bytes), None, detail)
             if not self.damages and not self.findings:
                 detail = sealed_fault(self.info, self.summary())
@@ -386,6 +396,12 @@ class LogCheck:
             self.findings.append(kinds.damage(kind, self.task.log_name, offset, position, detail))
         else:
             self._more_findings += 1
+
+
+def _events(number: int) -> str:
+    if not number:
+        return "an unknown number of events"
+    return f"{number} events" if number > 1 else "1 event"
 
 
 def _single(header: FrameHeader, offset: int, end: int, body: bytes | memoryview) -> Frames:

@@ -12,6 +12,7 @@ from zlib import crc32
 
 from evlog.errors import EvlogError
 from evlog.files.check.logs import LogCheck
+from evlog.files.check.offsets import OffsetsCheck
 from evlog.files.check.records import RECORDS
 from evlog.files.check.segments import missing_segment
 from evlog.files.check.task import SegmentTask
@@ -103,13 +104,16 @@ def lost_in_segment(task: SegmentTask, tasks: Sequence[SegmentTask]) -> list[Los
             streams.setdefault(names.get(stream_hash, f"#{stream_hash:016x}"), []).append(version)
         first = task.info.first_position + run.first_number
         last = first + run.events - 1
-        if task.info.generation:  # positions have gaps: all that is known is between which they were
+        if task.info.generation and task.info.sealed:  # positions have gaps: only their range is known
             first, last = task.info.first_position, task.info.last_position
         losses.append(Loss(task.log_name, first, last, run.events, streams))
     return losses
 
 
 def _all_of(task: SegmentTask) -> Lost:
+    if not task.info.sealed:
+        rows = OffsetsCheck(task, []).between(FILE_HEADER_BYTES, task.synced, 0)
+        return Lost(0, len(rows) // ENTRY_BYTES, [(row[0], row[7]) for row in ENTRY.iter_unpack(rows)])
     known = missing_segment(task)
     entries = []
     if known.log.entries_known:

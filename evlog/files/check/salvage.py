@@ -246,7 +246,8 @@ def _copy_segment(
         segment = SegmentRecords(task)
     except FileNotFoundError:
         losses = lost_in_segment(task, tasks)
-        return _Copied(None, info.last_position, info.last_time_us, losses)
+        last = max((loss.last_position for loss in losses), default=0)
+        return _Copied(None, last, info.last_time_us, losses)
     check = segment.check
     if check.damages:
         copied = _rewrite_segment(segment, out, disk)

@@ -329,7 +329,8 @@ def maybe_join(task: SegmentTask, parts: Sequence[LogSummary | None]) -> LogSumm
         digest=join_digests([part.digest for part in own]),
         highest_id=max(part.highest_id for part in own),
     )
-    if (first.start, first.crc_before, last.end) != (FILE_HEADER_BYTES, 0, task.size):
+    whole_end = max(task.size, task.synced)
+    if (first.start, first.crc_before, last.end) != (FILE_HEADER_BYTES, 0, whole_end):
         return None
     return None if info.sealed and sealed_fault(info, whole) else whole
 

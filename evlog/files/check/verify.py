@@ -307,24 +307,19 @@ def _highest_id(tasks: Sequence[SegmentTask], checks: Sequence[SegmentCheck]) ->
 def _check_end(
     seen: StoreSnapshot, task: SegmentTask, check: SegmentCheck, highest_id: bytes
 ) -> list[Finding]:
-    """Check the end of the active log: leftovers of a crash, and acknowledged events that are missing."""
+    """Check the end of the active log for leftovers of a crash."""
     log, name = check.log, task.log_name
-    position = log.last_position + 1
-    findings = []
-    synced = seen.marks.durable_offset
-    if log.end < synced and not log.damaged:
-        detail = f"the log ends, though it was synced up to offset {synced}"
-        findings.append(kinds.damage(kinds.FRAME, name, log.end, position, detail))
+    findings: list[Finding] = []
     if not seen.idle:
         return findings
     if log.tail_bytes:
         detail = kinds.torn_tail(log.tail_bytes)
-        findings.append(kinds.note(kinds.TAIL, name, log.end, position, detail))
+        findings.append(kinds.note(kinds.TAIL, name, log.end, log.last_position + 1, detail))
     wanted = FILE_HEADER_BYTES + log.entry_count * ENTRY_BYTES
     if seen.offsets_bytes > wanted and not log.damaged:
         detail = f"it has {seen.offsets_bytes} bytes, not {wanted}; {kinds.DERIVED}"
         findings.append(kinds.note(kinds.LENGTH, f"{task.name}.offsets", wanted, None, detail))
-    if seen.marks is not NOTHING_KNOWN and synced < log.durable > FILE_HEADER_BYTES:
+    if seen.marks is not NOTHING_KNOWN and seen.marks.durable_offset < log.durable > FILE_HEADER_BYTES:
         detail = f"its mark says less than the log's own headers: it was synced up to offset {log.durable}"
         findings.append(kinds.note(kinds.MARK, paths.DURABLE, None, None, detail))
     written = seen.marks.written

@@ -199,6 +199,35 @@ def test_a_missing_log_is_lost_and_named_by_what_its_offsets_say(filled: EventSt
     assert loss.streams == (names if offsets else {})
 
 
+@pytest.mark.parametrize("place", [1, 2])
+@pytest.mark.parametrize("frames", [None, 0, 1, 2])
+@pytest.mark.parametrize("more_bytes", [0, 7])
+def test_the_events_that_a_log_has_lost_at_its_end_are_named_and_their_positions_not_used_again(
+    filled: EventStore, memory_path: Path, place: int, frames: int | None, more_bytes: int
+) -> None:
+    log = segment_files(filled, "log")[place]
+    sizes = [FILE_HEADER_BYTES, event_at(filled, place, 0) + 1, event_at(filled, place, 1) + 1]
+    size = 0 if frames is None else sizes[frames]  # None: a file that the file system has emptied
+    os.truncate(log, size + more_bytes)
+    first, last = 8 * place + 1 + (frames or 0), min(8 * place + 8, 20)
+    lost = range(first, last + 1)
+    done = repair_store(filled.path)
+    (loss,) = done.losses
+    assert (loss.first_position, loss.last_position, loss.events) == (first, last, len(lost))
+    assert {(name, version) for name, versions in loss.streams.items() for version in versions} == {
+        fact[1:3] for fact in all_facts() if fact[0] in lost
+    }
+    (told,) = [finding for finding in done.report.findings if "cannot be read" in finding.detail]
+    assert f"{len(lost)} events" in told.detail
+    assert not [finding for finding in done.report.findings if "repair rebuilds" in finding.detail]
+    store, report = salvaged(filled, memory_path)
+    with store:
+        assert report.findings == ()
+        assert facts(store.read_all()) == [fact for fact in all_facts() if fact[0] not in lost]
+        assert store.append("new", [evlog.NewEvent("T")]).first_position == 21
+        assert store.verify().ok
+
+
 def test_a_zeroed_middle_of_a_log_is_one_loss(filled: EventStore) -> None:
     log = segment_files(filled, "log")[0]
     content = log.read_bytes()
@@ -266,7 +295,7 @@ def test_everything_but_a_missing_log_is_salvaged(filled: EventStore, memory_pat
     with store:
         assert report.findings == ()
         assert facts(store.read_all()) == [fact for fact in all_facts() if fact[0] not in lost]
-        assert store.append("new", [evlog.NewEvent("T")]).first_position == (17 if place == 2 else 21)
+        assert store.append("new", [evlog.NewEvent("T")]).first_position == 21, "a position was used twice"
         assert store.verify().ok
 
 

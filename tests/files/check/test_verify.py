@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 import evlog
 from evlog import EventStore, Finding, InvalidArgument
-from evlog.files.check import logs
+from evlog.files.check import files, logs
 from evlog.files.check.records import RecordDecoder
 from evlog.files.disk.files import DISK
 from evlog.files.format.checkpoints import encode_checkpoint
@@ -461,3 +462,19 @@ def test_a_compacted_store_is_salvaged_with_its_gaps_and_ids(
         assert len(after) == len(before) - 1
         assert set(after) < set(before)
         assert salvaged.append("s-0", [new(0, "T0", id=number_id(0))]).duplicate  # removed, and still known
+
+
+def test_an_append_between_the_looks_of_verify_at_the_log_and_its_marks_is_no_damage(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 3)
+    check_marks = files._check_marks
+
+    def append_first(*args: Any) -> Any:
+        store.append("s-0", [new(3)])
+        return check_marks(*args)
+
+    monkeypatch.setattr(files, "_check_marks", append_first)
+    monkeypatch.setattr(files, "SharedLock", lambda *_: nullcontext(False))  # a writer has the lock each time
+    report = store.verify()
+    assert (report.events, report.findings) == (4, ())
