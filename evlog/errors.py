@@ -633,14 +633,13 @@ class StoreClosed(EvlogError):
 
 
 class UnsupportedFormat(EvlogError):
-    """A newer evlog wrote a file, in a format that this one cannot read."""
+    """Another evlog wrote a file or a store, in a format that this one cannot read."""
 
     exit_code = EXIT_UNSUPPORTED
 
     def __init__(self, path: str, found: int, supported: int) -> None:
-        super().__init__(
-            f"{path} has format {found}, this evlog reads formats up to {supported}", "install a newer evlog"
-        )
+        advice = "install a newer evlog" if found > supported else "export it with the evlog that wrote it"
+        super().__init__(f"{path} has format {found}, this evlog reads format {supported}", advice)
         self.path = path
         self.found = found
         self.supported = supported

@@ -213,9 +213,9 @@ def _check_config(address: Address, config: dict[str, Any]) -> None:
     metadata = config.get("metadata", {})
     if _ID not in metadata:
         raise NotAStore(address.text, "its stream was not made by evlog")
-    found = metadata.get(_FORMAT, "0")
-    if not found.isdigit() or int(found) > FORMAT:
-        raise UnsupportedFormat(address.text, int(found) if found.isdigit() else 0, FORMAT)
+    found = metadata.get(_FORMAT, "")
+    if found != str(FORMAT):  # an older one has other subjects
+        raise UnsupportedFormat(address.text, int(found) if found.isdecimal() else 0, FORMAT)
     wanted = {
         "storage": "file",
         "retention": "limits",

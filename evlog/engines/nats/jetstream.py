@@ -43,7 +43,7 @@ BATCH: Final = 1000
 STORE: Final = "Evlog-Store"
 """The header of control messages that names the store's id."""
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 FORMAT_HEADER: Final = "Evlog-Format"
 """The header of control messages that tells programs with the store open of a newer format."""
 

@@ -20,7 +20,7 @@ from evlog.engines.nats import compaction, connections, history, session
 from evlog.engines.nats.address import Address
 from evlog.engines.nats.connections import Connections
 from evlog.engines.nats.engine import NatsEngine
-from evlog.engines.nats.jetstream import JetStream, Stored
+from evlog.engines.nats.jetstream import FORMAT, JetStream, Stored
 from evlog.engines.nats.layout import Subjects, encode_id, tail_place
 from evlog.engines.nats.session import Lost
 from evlog.errors import NotAStore, ServerUnsuitable, StoreAccessDenied, StoreNotFound, StoreUnreachable
@@ -307,6 +307,25 @@ def test_a_stream_that_forgets_events_is_refused(nats_server: nats.Cluster, nats
         nats_server.ports[0], f"$JS.API.STREAM.UPDATE.{config['name']}", json.dumps(config).encode()
     )
     with pytest.raises(ServerUnsuitable, match="max_age"):
+        evlog.open(url)
+
+
+@pytest.mark.parametrize(
+    ("format", "advice"),
+    [("1", "export it"), ("", "export it"), ("one", "export it"), (str(FORMAT + 1), "install a newer evlog")],
+)
+def test_a_store_of_another_format_is_refused(
+    nats_server: nats.Cluster, nats_url: NewUrl, format: str, advice: str
+) -> None:
+    """Stores of format 1 have other subjects: such a store would be read as an empty one."""
+    url = nats_url()
+    with evlog.open(url, create=True) as store:
+        config = engine_of(store)._core.config
+    config["metadata"]["evlog.format"] = format
+    assert nats_server.ask(
+        nats_server.ports[0], f"$JS.API.STREAM.UPDATE.{config['name']}", json.dumps(config).encode()
+    )
+    with pytest.raises(evlog.UnsupportedFormat, match=advice):
         evlog.open(url)
 
 

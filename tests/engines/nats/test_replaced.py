@@ -8,7 +8,7 @@ import pytest
 
 import evlog
 from evlog.engines.nats.engine import NatsEngine
-from evlog.engines.nats.jetstream import FORMAT_HEADER, publish_one
+from evlog.engines.nats.jetstream import FORMAT, FORMAT_HEADER, publish_one
 from tests.engines.replaced import CHANGES, USES, Drop, check_newer, check_run, check_uses
 from tests.support.nats import Cluster
 
@@ -45,7 +45,8 @@ def _raise_format(url: str) -> None:
         control = jetstream.last_control()
         headers = {name: value.decode() for name, value in control.headers.items() if "Expected" not in name}
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        publish_one(jetstream, control.subject, control.data, f"{lines}{FORMAT_HEADER}: 2\r\n".encode())
+        lines += f"{FORMAT_HEADER}: {FORMAT + 1}\r\n"
+        publish_one(jetstream, control.subject, control.data, lines.encode())
 
 
 def test_a_store_that_a_newer_evlog_has_changed_is_left_alone(nats_url: Url) -> None:
