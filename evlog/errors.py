@@ -289,7 +289,7 @@ class CorruptionError(EvlogError):
     def __init__(self, path: str, offset: int | None, detail: str, position: int | None = None) -> None:
         place = path if offset is None else f"{path} at offset {offset}"
         advice = "undamaged events can still be read: run `evlog verify --salvage OUT`, or restore a backup"
-        if "://" in path:
+        if not path.startswith("/"):  # no file: an item of a server
             advice = "restore the data of the server, or copy a mirror back"
         super().__init__(f"{place} is damaged: {detail}", advice)
         self.path = path

@@ -41,6 +41,9 @@ LEASE_SECONDS: Final = 10.0
 
 _END_SECONDS: Final = 2.0  # for how long the end of a run waits for a server that has answered so far
 
+# What a record that another program has written raises when it is decoded.
+_SENSELESS: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
 SUBSCRIPTION: Final = "subscription"
 PARKED: Final = "parked"
 SNAPSHOT: Final = "snapshot"
@@ -203,8 +206,7 @@ class KeyedCheckpoint:
 
     def is_running(self) -> bool:
         """Return whether a run holds it now, here or elsewhere, by this machine's clock."""
-        record = self._records.get(self._key)
-        document = self._parse(record)
+        document = _document(self._records.get(self._key))
         return bool(document.get("holder")) and bool(document["until_us"] > now_ns() // 1000)
 
     def load(self) -> Checkpoint | None:
@@ -212,7 +214,7 @@ class KeyedCheckpoint:
 
     def decode(self, record: Record | None) -> Checkpoint | None:
         """Return the checkpoint in a record of this subscription, if there is one. Raises CorruptionError."""
-        document = self._parse(record)
+        document = _document(record)
         if "position" not in document:
             return None
         try:
@@ -223,8 +225,9 @@ class KeyedCheckpoint:
                 None if kept is None else EventFilter.of_object(kept),
                 int(document["time_us"]),
             )
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise self._unreadable(error) from None
+        except _SENSELESS as error:
+            reason = f"the record of subscription {self._name!r} cannot be read ({error})"
+            raise CorruptionError(self._records.address, None, reason) from None
 
     def create(self, checkpoint: Checkpoint) -> None:
         self._drop_parked()
@@ -260,26 +263,35 @@ class KeyedCheckpoint:
             self._write({})
 
     def parked(self) -> list[ParkedEvent]:
-        found = [json.loads(record.value) for _, record in self._records.list((PARKED, self._name))]
-        found.sort(key=lambda each: (each["first_us"], each["position"]))
-        return [
-            ParkedEvent(
-                each["position"],
+        found = [self._parked_in(key, record) for key, record in self._records.list((PARKED, self._name))]
+        return [place for _, place in sorted(found, key=lambda each: (each[0], each[1].position))]
+
+    def _parked_in(self, key: tuple[str, ...], record: Record) -> tuple[int, ParkedEvent]:
+        """Return a parked event after the time of its first parking. Raises CorruptionError."""
+        try:
+            each = {**json.loads(record.value)}
+            numbers = [int(each[name]) for name in ("first_us", "position", "version", "attempts", "time_us")]
+            first_us, position, version, attempts, time_us = numbers
+            place = ParkedEvent(
+                position,
                 each["stream"],
-                each["version"],
+                version,
                 each["type"],
                 UUID(each["id"]),
                 each["error"],
-                each["attempts"],
-                each["time_us"],
+                attempts,
+                time_us,
             )
-            for each in found
-        ]
+        except _SENSELESS as error:
+            reason = f"the event that subscription {self._name!r} parked at {key[2]} cannot be read ({error})"
+            raise CorruptionError(self._records.address, None, reason) from None
+        return first_us, place
 
     def park(self, event: Event, error: str, attempts: int) -> None:
         key, now_us = (PARKED, self._name, str(event.position)), now_ns() // 1000
         while True:
             before = self._records.get(key)
+            first_us = now_us if before is None else self._parked_in(key, before)[0]
             document = {
                 "position": event.position,
                 "stream": event.stream,
@@ -289,7 +301,7 @@ class KeyedCheckpoint:
                 "error": error,
                 "attempts": attempts,
                 "time_us": now_us,
-                "first_us": now_us if before is None else json.loads(before.value)["first_us"],
+                "first_us": first_us,
             }
             revision = None if before is None else before.revision
             if self._records.put(key, _encode(document), revision) is not None:
@@ -308,12 +320,12 @@ class KeyedCheckpoint:
     def _unheld(self) -> tuple[Record | None, dict[str, Any]]:
         """Return the record and its document once no run holds it. Raises SubscriptionBusy."""
         record = self._records.get(self._key)
-        document = self._parse(record)
+        document = _document(record)
         deadline = time.monotonic() + self._lease_seconds
         while document.get("holder") and time.monotonic() < deadline:
             time.sleep(self._lease_seconds / 40)
             seen, record = record, self._records.get(self._key)
-            document = self._parse(record)
+            document = _document(record)
             if record != seen and document.get("holder"):
                 raise SubscriptionBusy(self._name)
         return record, document
@@ -326,7 +338,7 @@ class KeyedCheckpoint:
             revision = self._records.put(self._key, value, self._revision)
             if revision is None:
                 present = self._records.get(self._key)
-                if present is not None and self._parse(present).get("holder") == self._holder:
+                if present is not None and _document(present).get("holder") == self._holder:
                     # This run's, of a renewal that was given up before its answer came.
                     revision = self._records.put(self._key, value, present.revision)
         except EvlogError:
@@ -348,19 +360,6 @@ class KeyedCheckpoint:
             except EvlogError:
                 pass  # tried again; if it fails until then, the lease ends
         return True
-
-    def _parse(self, record: Record | None) -> dict[str, Any]:
-        if record is None:
-            return {}
-        try:
-            document = json.loads(record.value)
-            return {**document}
-        except (ValueError, TypeError) as error:
-            raise self._unreadable(error) from None
-
-    def _unreadable(self, error: Exception) -> CorruptionError:
-        reason = f"the record of subscription {self._name!r} cannot be read ({error})"
-        return CorruptionError(self._records.address, None, reason)
 
 
 def _keep_lease(run: ref[KeyedCheckpoint], ended: threading.Event, seconds: float) -> None:
@@ -387,7 +386,23 @@ def checkpoints(records: KeyValue) -> Iterator[tuple[str, Checkpoint | None]]:
 
 def _kept(records: KeyValue) -> list[tuple[str, Record]]:
     found = records.list((SUBSCRIPTION,))
-    return sorted((key[1], record) for key, record in found if b'"position":' in record.value)
+    return sorted((key[1], record) for key, record in found if "position" in _document(record))
+
+
+def _document(record: Record | None) -> dict[str, Any]:
+    """Return what is in the record of a subscription.
+
+    Where another program has written it, the position is no number: its checkpoint is damaged, not missing,
+    and can be reset or deleted.
+    """
+    if record is None:
+        return {}
+    try:
+        document = {**json.loads(record.value)}
+        document["until_us"] = int(document.get("until_us", 0))
+        return document
+    except _SENSELESS:
+        return {"position": "damaged"}
 
 
 def _encode(document: dict[str, Any]) -> bytes:

@@ -288,6 +288,38 @@ def test_a_record_that_cannot_be_read_is_damage() -> None:
         records.put(("subscription", "n"), value, None)
         with pytest.raises(CorruptionError):
             KeyedCheckpoint(records, "n").load()
+        assert checkpoint_names(records) == ["n"]
+
+
+@pytest.mark.parametrize("value", [b"x", b"\xff", b"[]", b"[" * 100_000, b'{"holder":"h","until_us":"x"}'])
+def test_a_damaged_record_stays_one_until_it_is_reset_or_deleted(value: bytes) -> None:
+    records = MemoryRecords()
+    records.put(("subscription", "n"), value, None)
+    assert not KeyedCheckpoint(records, "n").is_running()
+    for _ in range(2):
+        run = held(records)
+        with pytest.raises(CorruptionError):
+            run.load()
+        run.release()
+    assert checkpoint_names(records) == ["n"]
+    reset = held(records)
+    reset.save(FIRST)
+    assert reset.load() == FIRST._replace(time_us=reset._document["time_us"])
+    reset.delete()
+    reset.release()
+    assert list(records.list(())) == []
+
+
+@pytest.mark.parametrize("value", [b"x", b"[]", b"{}", b'{"position":"x"}'])
+def test_a_parked_event_that_cannot_be_read_is_damage(value: bytes) -> None:
+    records = MemoryRecords()
+    records.put(("parked", "n", "7"), value, None)
+    one = held(records)
+    with pytest.raises(CorruptionError, match="parked at 7"):
+        one.parked()
+    one.delete()
+    assert one.parked() == []
+    one.release()
 
 
 def test_there_are_no_transactions() -> None:

@@ -18,12 +18,14 @@ from evlog.engines.dynamodb.core import MAX_ACTIONS, Change
 from evlog.engines.dynamodb.items import (
     POLICIES,
     decode_event,
+    decode_id,
     encode_event,
     encode_removed,
     event_key,
     id_key,
     is_policy,
     number,
+    number_in,
     tag_items,
 )
 from evlog.engines.keyed import checkpoints
@@ -202,17 +204,18 @@ def _erase_event(core: Core, position: int, id: bytes) -> None:
 
     def plan(moment: Moment) -> Change:
         known = core.client.get(id_key(id))
-        if known is None or int(known["at"]["N"]) != position:
+        place = None if known is None else decode_id(known)
+        if known is None or place is None or place.position != position:
             return moment.unchanged()
-        item = core.client.get(event_key(known["stream"]["S"], int(known["version"]["N"])))
+        item = core.client.get(event_key(place.stream, place.version))
         event = None if item is None else decode_event(item)
         puts, keys = [], list[tuple[str, str]]()
         if item is not None and event is not None and not event.redacted:
             left = Event(core.redacted(moment.state).record(event))
-            puts.append(encode_event(left, int(item["frame"]["N"])))
+            puts.append(encode_event(left, number_in(item, "frame")))
             tags = tag_items(position, event.stream, event.version, encode_tags(event))
             keys += [(each["PK"]["S"], each["SK"]["S"]) for each in tags]
-        if known["digest"]["B"]:
+        if place.digest:
             puts.append(known | {"digest": {"B": b""}})
         actions = [{"Put": {"Item": item}} for item in puts]
         actions += [{"Delete": {"Key": key_of(key)}} for key in keys]

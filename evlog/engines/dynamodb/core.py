@@ -32,10 +32,10 @@ from evlog.engines.dynamodb.items import (
     decode_event,
     decode_head,
     decode_log,
+    decode_policy,
     encode_head,
     encode_log,
     number,
-    raw_of,
     version_key,
 )
 from evlog.errors import (
@@ -51,7 +51,7 @@ from evlog.errors import (
 from evlog.model.events import now_ns
 from evlog.model.history import check_standing
 from evlog.model.redaction import Redacted, Redaction, maybe_decode_redaction
-from evlog.model.retention import METADATA_TYPE, REDACTIONS_STREAM, Rules
+from evlog.model.retention import REDACTIONS_STREAM, Rules
 from evlog.process.forks import register_fork_reset
 
 if TYPE_CHECKING:
@@ -390,9 +390,7 @@ class _Policies:
                 rules.update(self._rules)
                 items = self._client.query(POLICIES, number(self._position + 1), number(state.position))
                 for item in items:
-                    position = int(item["SK"]["S"])
-                    data = raw_of(item["data"])
-                    rules.add((position, 0, item["stream"]["S"], METADATA_TYPE, b"", 0, 0, data, None))
+                    rules.add(decode_policy(item))
                 self._rules, self._position, self._count = rules, state.position, state.policies
             return self._rules
 

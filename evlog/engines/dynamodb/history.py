@@ -19,8 +19,6 @@ import time
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
-import msgpack
-
 from evlog.engines.dynamodb.appends import add_events, event_items
 from evlog.engines.dynamodb.client import Refused, key_of
 from evlog.engines.dynamodb.core import MAX_ACTIONS, Change, read_heads
@@ -30,10 +28,14 @@ from evlog.engines.dynamodb.items import (
     STAGED,
     Head,
     decode_head,
+    decode_note,
     encode_head,
     encode_id,
     encode_lost,
+    encode_note,
     encode_removed,
+    number_in,
+    number_of_key,
     tag_items,
 )
 from evlog.errors import MirrorConflict
@@ -92,10 +94,7 @@ def append_history(core: Core, piece: HistoryPiece) -> None:
     items += [encode_lost(first, last) for first, last in _lost(piece)]
     items += [encode_head(stream, head, old[stream], piece.end) for stream, head in heads.items()]
     noted = [(item["PK"]["S"], item["SK"]["S"]) for item in items]
-    notes = [
-        {"PK": {"S": LOG_KEY[0]}, "SK": {"S": f"{STAGED}{run}#{at:06d}"}, "keys": {"B": msgpack.packb(keys)}}
-        for at, keys in enumerate(_pages(noted))
-    ]
+    notes = [encode_note(f"{STAGED}{run}#{at:06d}", keys) for at, keys in enumerate(_pages(noted))]
 
     def begin(moment: Moment) -> Change:
         if moment.state.run == run:
@@ -220,13 +219,13 @@ def discard_staged(core: Core) -> None:
         return
     position = state.position
     for note in client.query(LOG_KEY[0], STAGED, STAGED + "\U0010ffff"):
-        keys = [(partition, sort) for partition, sort in msgpack.unpackb(note["keys"]["B"])]
+        keys = decode_note(note)
         actions = []
         for key, item in client.get_many(keys).items():
             delete = {"Delete": {"Key": key_of(key)}}
             if key[0] != HEADS:
-                actions += [delete] if _position_of(key, item) > position else []
-            elif "at" in item and int(item["at"]["N"]) > position:
+                actions += [delete] if _position_of(item) > position else []
+            elif "at" in item and number_in(item, "at") > position:
                 head = decode_head(item, position)
                 actions.append({"Put": {"Item": encode_head(key[1], head)}} if head.version else delete)
         actions.append({"Delete": {"Key": key_of((note["PK"]["S"], note["SK"]["S"]))}})
@@ -234,9 +233,9 @@ def discard_staged(core: Core) -> None:
     core.change(end, by_mirror=True)
 
 
-def _position_of(key: tuple[str, str], item: Item) -> int:
+def _position_of(item: Item) -> int:
     """Return the position that an item belongs to; of lost positions the first."""
     for name in ("position", "at", "first"):
         if name in item:
-            return int(item[name]["N"])
-    return int(key[1])
+            return number_in(item, name)
+    return number_of_key(item)

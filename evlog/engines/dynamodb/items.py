@@ -19,17 +19,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgpack
+
 from evlog.engines.deciding import content_digest, encode_tags, tag_digests
-from evlog.errors import UnsupportedFormat
+from evlog.errors import CorruptionError, UnsupportedFormat
 from evlog.model.events import CONTENT_TYPES, JSON_CODE, METADATA_PREFIX, TEXT_CODE, Event
 from evlog.model.history import RemovedRecord, Standing
 from evlog.model.named import NamedTuple
 from evlog.model.retention import METADATA_TYPE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from evlog.engines.dynamodb.client import Item, Key
+    from evlog.model.events import Record
 
 FORMAT: Final = 1
 INDEX: Final = "by_position"
@@ -38,6 +42,8 @@ HEADS: Final = "HEADS"
 POLICIES: Final = "POLICIES"
 GAPS: Final = "GAPS"
 STAGED: Final = "STAGED#"
+_VERSION: Final = "VERSION#"
+_ID_BYTES: Final = 16
 _CODES: Final = {name: code for code, name in enumerate(CONTENT_TYPES)}
 
 
@@ -48,7 +54,7 @@ def number(value: int) -> str:
 
 def version_key(version: int) -> str:
     """Return the sort key of an event."""
-    return f"VERSION#{version:020d}"
+    return f"{_VERSION}{version:020d}"
 
 
 def stream_key(stream: str) -> str:
@@ -69,6 +75,68 @@ def id_key(id: bytes) -> Key:
 def tag_key(digest: bytes, position: int) -> Key:
     """Return the key of an event's tag."""
     return f"TAG#{digest.hex()}", number(position)
+
+
+# --- values
+
+
+def number_in(item: Item, name: str) -> int:
+    """Return a number in an item. Raises CorruptionError, as all of these: another program has changed it."""
+    try:
+        return int(item[name]["N"])
+    except (LookupError, ValueError):
+        raise damaged(item, name) from None
+
+
+def text_in(item: Item, name: str) -> str:
+    """Return a text in an item."""
+    text: str = _value_in(item, name, "S")
+    return text
+
+
+def bytes_in(item: Item, name: str) -> bytes:
+    """Return bytes in an item."""
+    raw: bytes = _value_in(item, name, "B")
+    return raw
+
+
+def id_in(item: Item) -> bytes:
+    """Return the id of an event in an item."""
+    id = bytes_in(item, "id")
+    if len(id) != _ID_BYTES:
+        raise damaged(item, "id")
+    return id
+
+
+def raw_in(item: Item, name: str) -> bytes:
+    """Return the bytes of a value that `_value` has made."""
+    try:
+        value = item[name]
+        raw: bytes = value["S"].encode() if "S" in value else value["B"]
+        return raw
+    except LookupError:
+        raise damaged(item, name) from None
+
+
+def number_of_key(item: Item, prefix: str = "") -> int:
+    """Return the number in an item's sort key, which may have a prefix."""
+    try:
+        return int(item["SK"]["S"].removeprefix(prefix))
+    except ValueError:
+        raise damaged(item, "SK") from None
+
+
+def damaged(item: Item, name: str) -> CorruptionError:
+    """Return the error for an item with a value that evlog has not written."""
+    key = f"item {item['PK']['S']} {item['SK']['S']}"
+    return CorruptionError(key, None, f"its value {name!r} is missing, or not what evlog has written")
+
+
+def _value_in(item: Item, name: str, kind: str) -> Any:
+    try:
+        return item[name][kind]
+    except LookupError:
+        raise damaged(item, name) from None
 
 
 # --- events
@@ -106,27 +174,22 @@ def _value(raw: bytes, is_text: bool) -> dict[str, Any]:
     return {"B": raw}
 
 
-def raw_of(value: dict[str, Any]) -> bytes:
-    """Return the bytes of a value."""
-    raw: bytes = value["S"].encode() if "S" in value else value["B"]
-    return raw
-
-
 def decode_event(item: Item) -> Event:
-    """Return the event in an item."""
-    code = item.get("content_type")
-    metadata = item.get("metadata")
+    """Return the event in an item. Raises CorruptionError, as all that decodes items."""
+    code = _CODES.get(text_in(item, "content_type")) if "content_type" in item else JSON_CODE
+    if code is None:
+        raise damaged(item, "content_type")
     return Event(
         (
-            int(item["position"]["N"]),
-            int(item["SK"]["S"][8:]),
-            item["stream"]["S"],
-            item["type"]["S"],
-            item["id"]["B"],
-            int(item["time"]["N"]),
-            JSON_CODE if code is None else _CODES[code["S"]],
-            raw_of(item["data"]),
-            None if metadata is None else raw_of(metadata),
+            number_in(item, "position"),
+            number_of_key(item, _VERSION),
+            text_in(item, "stream"),
+            text_in(item, "type"),
+            id_in(item),
+            number_in(item, "time"),
+            code,
+            raw_in(item, "data"),
+            raw_in(item, "metadata") if "metadata" in item else None,
         )
     )
 
@@ -169,8 +232,8 @@ def encode_id(known: RemovedRecord) -> Item:
 
 def decode_id(item: Item) -> RemovedRecord:
     """Return what is known of an id."""
-    place = (int(item["at"]["N"]), int(item["version"]["N"]), item["stream"]["S"])
-    return RemovedRecord(*place, bytes.fromhex(item["PK"]["S"][3:]), item["digest"]["B"], 0)
+    place = (number_in(item, "at"), number_in(item, "version"), text_in(item, "stream"))
+    return RemovedRecord(*place, bytes.fromhex(item["PK"]["S"][3:]), bytes_in(item, "digest"), 0)
 
 
 def tag_items(position: int, stream: str, version: int, tags: bytes) -> list[Item]:
@@ -185,6 +248,18 @@ def tag_items(position: int, stream: str, version: int, tags: bytes) -> list[Ite
         }
         for digest in dict.fromkeys(tag_digests(tags))
     ]
+
+
+def decode_tag(item: Item) -> RemovedRecord:
+    """Return where an event with a tag is, and what is kept of its tags; without its id."""
+    place = (number_of_key(item), number_in(item, "version"), text_in(item, "stream"))
+    return RemovedRecord(*place, b"", b"", 0, bytes_in(item, "tags"))
+
+
+def decode_policy(item: Item) -> Record:
+    """Return a retention policy as the record of an event."""
+    stream, data = text_in(item, "stream"), raw_in(item, "data")
+    return number_of_key(item), 0, stream, METADATA_TYPE, b"", 0, 0, data, None
 
 
 # --- what is not there
@@ -210,18 +285,23 @@ def encode_lost(first: int, last: int) -> Item:
     return {"PK": {"S": GAPS}, "SK": {"S": number(last)}, "first": {"N": str(first)}}
 
 
+def decode_gap(item: Item) -> tuple[int, int]:
+    """Return the first and the last of the positions that an item says are not there."""
+    return number_in(item, "first"), number_of_key(item)
+
+
 def decode_removed(item: Item) -> RemovedRecord | None:
     """Return the removed event in an item; None if it is a range of lost positions."""
     if "id" not in item:
         return None
     return RemovedRecord(
-        int(item["SK"]["S"]),
-        int(item["version"]["N"]),
-        item["stream"]["S"],
-        item["id"]["B"],
-        item["digest"]["B"],
-        int(item["time"]["N"]),
-        item["tags"]["B"],
+        number_of_key(item),
+        number_in(item, "version"),
+        text_in(item, "stream"),
+        id_in(item),
+        bytes_in(item, "digest"),
+        number_in(item, "time"),
+        bytes_in(item, "tags"),
     )
 
 
@@ -252,10 +332,9 @@ def _head_fields(head: Head) -> Item:
 
 def decode_head(item: Item, position: int) -> Head:
     """Return a stream as it is in a log that ends at a position."""
-    fields: Any = item
-    if "at" in item and int(item["at"]["N"]) > position:
-        fields = item["before"]["M"]
-    return Head(*(int(fields[name]["N"]) for name in ("version", "events", "time")))
+    if "at" in item and number_in(item, "at") > position:
+        item = item | _value_in(item, "before", "M")
+    return Head(*(number_in(item, name) for name in ("version", "events", "time")))
 
 
 # --- the log
@@ -325,14 +404,28 @@ def decode_log(item: Item, address: str) -> LogState:
     """Return the state in the item of the log.
 
     Raises:
+        CorruptionError: another program has changed it.
         UnsupportedFormat: a newer evlog has changed the store, perhaps since it was opened here. It raises
             the revision, too, so a writer that remembers an older state is refused, and then reads this.
     """
-    found = int(item["format"]["N"])
+    found = number_in(item, "format")
     if found > FORMAT:
         raise UnsupportedFormat(address, found, FORMAT)
-    names = [name for name in LogState._fields if name in item]
-    fields: dict[str, Any] = {
-        name: item[name]["S"] if name in _TEXTS else int(item[name]["N"]) for name in names
-    }
-    return LogState(**fields)
+    fields = (text_in(item, name) if name in _TEXTS else number_in(item, name) for name in LogState._fields)
+    return LogState._make(fields)
+
+
+# --- what a mirror has put
+
+
+def encode_note(name: str, keys: Sequence[Key]) -> Item:
+    """Return the item that notes the keys of items that are not committed yet."""
+    return {"PK": {"S": LOG_KEY[0]}, "SK": {"S": name}, "keys": {"B": msgpack.packb(keys)}}
+
+
+def decode_note(item: Item) -> list[Key]:
+    """Return the keys that an item notes."""
+    try:
+        return [(partition, sort) for partition, sort in msgpack.unpackb(bytes_in(item, "keys"))]
+    except (ValueError, TypeError, msgpack.UnpackException):
+        raise damaged(item, "keys") from None

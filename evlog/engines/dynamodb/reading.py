@@ -24,12 +24,15 @@ from evlog.engines.dynamodb.items import (
     HEADS,
     INDEX,
     decode_event,
+    decode_gap,
     decode_head,
     decode_id,
     decode_removed,
+    decode_tag,
     event_key,
     id_key,
     number,
+    number_in,
     stream_key,
     tag_key,
     version_key,
@@ -137,7 +140,7 @@ class Reader:
         partition, first = tag_key(tag_digest(tags[0]), after + 1)
         items = self._client.query(partition, first, number(to), reverse=reverse)
         while page := list(islice(items, _LOOKED_UP)):
-            keys = [event_key(item["stream"]["S"], int(item["version"]["N"])) for item in page]
+            keys = [event_key(place.stream, place.version) for place in map(decode_tag, page)]
             found = self._client.get_many(keys)
             for key in keys:
                 if key in found:  # else it was removed
@@ -190,11 +193,9 @@ class Reader:
         condition = IfNone(Query.of_items([(types, tags)]), after)
         partition, first_key = tag_key(tag_digest(tags[0]), after + 1)
         for item in self._client.query(partition, first_key, number(state.position)):
-            position = int(item["SK"]["S"])
-            place = (position, int(item["version"]["N"]), item["stream"]["S"])
-            record = RemovedRecord(*place, b"", b"", 0, item["tags"]["B"])
-            if position not in redacted and removed_matches(condition, record):
-                return position
+            record = decode_tag(item)
+            if record.position not in redacted and removed_matches(condition, record):
+                return record.position
         return None
 
     def streams(
@@ -278,7 +279,7 @@ class LogPages:
         while self._low <= self._high:
             first, last, items = self._read_page()
             for item in items:
-                yield Event(redacted.record(decode_event(item))), int(item["frame"]["N"])
+                yield Event(redacted.record(decode_event(item))), number_in(item, "frame")
             if self._reverse:
                 self._high = first - 1
             else:
@@ -300,7 +301,7 @@ class LogPages:
             gaps = self._gaps(first, last) if self._state.has_gaps else []
             missing = sum(end - begin + 1 for begin, end in gaps)
             if gaps:
-                items = [item for item in items if not _within(gaps, int(item["position"]["N"]))]
+                items = [item for item in items if not _within(gaps, number_in(item, "position"))]
             looked_at = answer["ScannedCount"] if terms else len(items)
             if looked_at == last - first + 1 - missing:
                 return first, last, items
@@ -336,7 +337,7 @@ class LogPages:
         """Return the ranges of positions that are not there, of those between two, rising."""
         gaps = []
         for item in self._core.client.query(GAPS, number(low)):
-            first, last = int(item["first"]["N"]), int(item["SK"]["S"])
+            first, last = decode_gap(item)
             if first > high:
                 break
             gaps.append((max(low, first), min(high, last)))

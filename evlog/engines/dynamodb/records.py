@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from evlog.engines.dynamodb.client import Refused
+from evlog.engines.dynamodb.items import bytes_in, number_in
 from evlog.engines.keyed import Record
 from evlog.errors import StoreUnreachable, Unsupported
 
@@ -80,4 +81,4 @@ def _key_of(key: tuple[str, ...]) -> Key:
 
 
 def _record(item: Item) -> Record:
-    return Record(item["value"]["B"], int(item["revision"]["N"]))
+    return Record(bytes_in(item, "value"), number_in(item, "revision"))

@@ -213,6 +213,28 @@ def test_a_store_that_a_newer_evlog_has_changed_meanwhile_is_left_alone(store: E
     assert client_of(store).get(LOG_KEY) == after
 
 
+@pytest.mark.parametrize("name", ["position", "store_id", "format"])
+def test_a_log_that_another_program_has_changed_is_damaged(store: EventStore, name: str) -> None:
+    store.append("a", [NewEvent("T")])
+    client = client_of(store)
+    item = client.get(LOG_KEY)
+    assert item is not None
+    client.put({key: value for key, value in item.items() if key != name})
+    uses: list[Callable[[], object]] = [
+        lambda: store.head,
+        lambda: list(store.read_all()),
+        store.info,
+        store.verify,
+        store.compact,
+        lambda: store.subscription("n"),
+        lambda: next(store.subscribe(after=0, follow=False)),
+    ]
+    for use in uses:
+        with pytest.raises(evlog.CorruptionError, match="item LOG HEAD") as caught:
+            use()
+        assert caught.value.exit_code == 4
+
+
 def test_an_item_of_somebody_else_is_not_taken_for_the_log(store: EventStore) -> None:
     client_of(store).put({"PK": {"S": "LOG"}, "SK": {"S": "HEAD"}})
     with pytest.raises(evlog.ServerUnsuitable):
