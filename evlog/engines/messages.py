@@ -82,6 +82,6 @@ def decode_message(headers: Mapping[str, bytes], data: bytes, where: str) -> tup
             )
         )
         return int(headers[FRAME]), event
-    except (LookupError, ValueError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError) as error:  # Kafka's headers may be null
         reason = f"its headers are not an event's ({type(error).__name__}: {str(error)[:80]})"
         raise CorruptionError(where, None, reason) from None

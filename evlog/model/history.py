@@ -12,11 +12,13 @@ from evlog.model.named import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import UnionType
     from typing import Final
 
     from evlog.errors import EvlogError
     from evlog.model.events import Event
 
+    Kind = type | UnionType
 
 # The `mirror_of` of a store that events are imported to. No engine gives a store an id of version 8.
 IMPORT_ID: Final = "2d9c7f3e-5b1a-8e64-9a0d-b7c4e16f8035"
@@ -62,6 +64,17 @@ class RemovedRecord(NamedTuple):
     """when it was written, if it is the last event of its stream; else 0, not known"""
     tags: bytes = b""
     """what its engine keeps of its tags, for conditions; only an engine of the same kind can use it"""
+
+
+REMOVED_KINDS: Final = int, int, str, bytes, bytes, int, bytes
+"""The types of a RemovedRecord's values."""
+
+
+def is_made_of(values: object, kinds: Sequence[Kind]) -> bool:
+    """Return whether decoded values are as many as these types, and of them."""
+    if not isinstance(values, tuple | list) or len(values) != len(kinds):
+        return False
+    return all(map(isinstance, values, kinds))
 
 
 class HistoryPiece:

@@ -28,7 +28,7 @@ import msgpack
 
 from evlog.engines.messages import POSITION, decode_message, encode_headers
 from evlog.errors import CorruptionError, UnsupportedFormat
-from evlog.model.history import HistoryPiece, RemovedRecord, Standing
+from evlog.model.history import REMOVED_KINDS, HistoryPiece, RemovedRecord, Standing, is_made_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -144,7 +144,7 @@ class Assembler:
             return None  # another program's
         try:
             return self._take_control(headers[CONTROL].decode(), msgpack.unpackb(value or b""))
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
+        except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
             raise CorruptionError(
                 self._at(offset), None, f"a record of evlog makes no sense: {error}"
             ) from None
@@ -156,11 +156,13 @@ class Assembler:
         if kind == "format":
             raise UnsupportedFormat(self._where, int(value), FORMAT)
         if kind == "standing":
+            if not is_made_of(value, (str, str)):
+                raise ValueError("it is no standing")
             return Standing(*value)
         if kind == "forget":
-            return [RemovedRecord(*row) for row in value]
+            return _removed_in(value)
         if kind == "removed" and self._rows_left:
-            self._removed += [RemovedRecord(*row) for row in value]
+            self._removed += _removed_in(value)
             self._rows_left -= 1
         elif kind == "gap" and self.is_between:
             after, end, events, self._rows_left = map(int, value)
@@ -199,7 +201,7 @@ class Assembler:
                 raise ValueError(f"position {position} follows position {before}")
             if self._rows_left:
                 raise ValueError("an event comes before the rows of its gap")
-        except (LookupError, ValueError) as error:
+        except (LookupError, ValueError, TypeError) as error:
             raise CorruptionError(
                 self._at(offset), None, f"an event cannot be here: {error}", position
             ) from None
@@ -212,6 +214,12 @@ class Assembler:
         events, frames, after = self._events, self._frames, self.head
         self._events, self._frames, self.head = [], [], last
         return HistoryPiece(self._source_id, after, last, events, frames)
+
+
+def _removed_in(rows: Any) -> list[RemovedRecord]:
+    if not all(is_made_of(row, REMOVED_KINDS) for row in rows):
+        raise ValueError("a row is not a removed event")
+    return [RemovedRecord(*row) for row in rows]
 
 
 def maybe_identify(key: bytes | None, headers: dict[str, bytes]) -> tuple[int, bytes] | None:

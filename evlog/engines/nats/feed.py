@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from evlog.engines.following import ServerFeed
 from evlog.engines.messages import POSITION, TIME
 from evlog.engines.nats.connections import ANSWER_SECONDS
+from evlog.engines.nats.jetstream import Stored
 from evlog.engines.nats.session import Denied, Lost, NoResponder, Session
 from evlog.errors import StoreNotFound, StoreUnreachable
 
@@ -108,9 +109,11 @@ class NatsFeed(ServerFeed):
             return True
         try:
             while message is not None:  # and all others that have arrived
-                position = int(message.headers.get(POSITION, b"0"))
-                if position > self._committed:
-                    self._committed, self._mark = position, (position, int(message.headers[TIME]))
+                if POSITION in message.headers:
+                    pushed = Stored(0, self._subject, message.headers, b"")
+                    position = pushed.number(POSITION)
+                    if position > self._committed:
+                        self._committed, self._mark = position, (position, pushed.number(TIME))
                 message = session.poll(0.0, self._waking.fileno())
         except Lost:
             session.close()

@@ -70,8 +70,15 @@ class Stored(NamedTuple):
     data: bytes
 
     def number(self, header: str) -> int:
-        """Return a header that is a number; 0 if it is not there."""
-        return int(self.headers.get(header, b"0"))
+        """Return a header that is a number. Raises CorruptionError: evlog has not stored the message."""
+        try:
+            return int(self.headers[header])
+        except (LookupError, ValueError):
+            raise self.damaged(f"its header {header} is missing, or no number") from None
+
+    def damaged(self, detail: str) -> CorruptionError:
+        """Return the error for a message that evlog has not stored so."""
+        return CorruptionError(f"message {self.sequence} of {self.subject}", None, detail)
 
 
 class Outgoing(NamedTuple):
@@ -172,7 +179,7 @@ class JetStream:
         found, own = self.needed(control), self.store_id.encode()
         if found.headers.get(STORE, own) != own:
             raise StoreReplaced(self.connections.address.text)
-        if (format := found.number(FORMAT_HEADER)) > FORMAT:
+        if FORMAT_HEADER in found.headers and (format := found.number(FORMAT_HEADER)) > FORMAT:
             raise UnsupportedFormat(self.connections.address.text, format, FORMAT)
         return found
 

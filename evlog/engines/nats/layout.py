@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 import msgpack
@@ -46,9 +46,13 @@ from evlog.engines.messages import (
     decode_message,
 )
 from evlog.engines.nats.jetstream import STORE, Outgoing, Stored
-from evlog.errors import CorruptionError
 from evlog.model.events import CONTENT_TYPES, Event, category_of, id_text, now_ns
-from evlog.model.history import RemovedRecord, Standing
+from evlog.model.history import REMOVED_KINDS, RemovedRecord, Standing, is_made_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evlog.model.history import Kind
 
 _SAFE: Final = "-_~$"
 _EMPTY: Final = "%"  # no other text has this token
@@ -69,6 +73,7 @@ _LINES: Final = b"".join(
         (CONTENT_TYPE, b"b"),
     )
 )
+_RECORD_KINDS: Final = (int, int, str, str, bytes, int, int, bytes, bytes | None)
 _CONTENT_TYPES: Final = [name.encode() for name in CONTENT_TYPES]
 
 
@@ -172,7 +177,7 @@ def decode_event(stored: Stored) -> tuple[int, Event]:
     headers = stored.headers
     if any(b"%" in value for value in headers.values()):
         headers = {name: unquote_to_bytes(value) for name, value in headers.items()}
-    return decode_message(headers, stored.data, f"message {stored.sequence}")
+    return decode_message(headers, stored.data, f"message {stored.sequence} of {stored.subject}")
 
 
 def _escape(match: re.Match[bytes]) -> bytes:
@@ -209,13 +214,21 @@ def encode_control(subjects: Subjects, control: Control, position: int, time_us:
 
 def decode_control(stored: Stored) -> Control:
     """Return the content of a message of `c`."""
-    mirror_of, moved_to, *rest = _unpack(stored, 4, 5)
-    return Control(Standing(mirror_of, moved_to), *rest)
+    mirror_of, moved_to, removed, lost, *rest = _unpack(stored, (str, str, int, int), (tuple,))
+    return Control(Standing(mirror_of, moved_to), removed, lost, *rest)
 
 
 def encode_id(subjects: Subjects, id: bytes, sequence: int, place: bytes) -> Outgoing:
     """Return the message that says where the event with an id is."""
     return Outgoing(subjects.id(id).encode(), place, b"%d" % sequence)
+
+
+def decode_id(stored: Stored) -> int:
+    """Return the sequence of the event with an id."""
+    try:
+        return int(stored.data)
+    except ValueError:
+        raise stored.damaged("it is no sequence") from None
 
 
 def encode_removed(subjects: Subjects, removed: RemovedRecord, place: bytes) -> Outgoing:
@@ -225,7 +238,7 @@ def encode_removed(subjects: Subjects, removed: RemovedRecord, place: bytes) -> 
 
 def decode_removed(stored: Stored) -> RemovedRecord:
     """Return the removed event of a message."""
-    return RemovedRecord._make(_unpack(stored, len(RemovedRecord._fields)))
+    return RemovedRecord._make(_unpack(stored, REMOVED_KINDS))
 
 
 def encode_last(subjects: Subjects, stream: str, version: int, time_us: int, place: bytes) -> Outgoing:
@@ -235,7 +248,7 @@ def encode_last(subjects: Subjects, stream: str, version: int, time_us: int, pla
 
 def decode_last(stored: Stored) -> tuple[int, int]:
     """Return the version and the time of the last event of a stream."""
-    version, time_us = _unpack(stored, 2)
+    version, time_us = _unpack(stored, (int, int))
     return version, time_us
 
 
@@ -249,20 +262,22 @@ def encode_redacted(
 
 def decode_redacted(stored: Stored) -> tuple[int, tuple[int, Event] | None]:
     """Return the position of a redacted event, and its record without content, with its frame."""
-    position, document = _unpack(stored, 2)
-    return position, None if document is None else (document[0], Event(document[1]))
+    position, document = _unpack(stored, (int, tuple | None))
+    if document is None:
+        return position, None
+    if len(document) == 2 and is_made_of(document[1], _RECORD_KINDS):
+        return position, (document[0], Event(document[1]))
+    raise stored.damaged("it is not a redacted event")
 
 
-def _unpack(stored: Stored, *counts: int) -> tuple[Any, ...]:
+def _unpack(stored: Stored, kinds: Sequence[Kind], optional: Sequence[Kind] = ()) -> tuple[Any, ...]:
     try:
         values = msgpack.unpackb(stored.data, use_list=False, strict_map_key=False)
-        if isinstance(values, tuple) and len(values) in counts:
-            return values
-        raise ValueError(f"not {' or '.join(map(str, counts))} values")
     except (ValueError, msgpack.UnpackException) as error:
-        raise CorruptionError(
-            stored.subject, None, f"message {stored.sequence} is damaged ({error})"
-        ) from None
+        raise stored.damaged(str(error)) from None
+    if is_made_of(values, kinds) or (optional and is_made_of(values, (*kinds, *optional))):
+        return tuple(values)
+    raise stored.damaged("it has other values than evlog's")
 
 
 # --- ids

@@ -20,6 +20,7 @@ from evlog.engines.nats.layout import (
     Subjects,
     decode_control,
     decode_event,
+    decode_id,
     decode_last,
     decode_redacted,
     decode_removed,
@@ -313,7 +314,7 @@ class Reader:
         for id in ids:
             removed = found.get(self._subjects.removed_id(id))
             index = found.get(self._subjects.id(id))
-            event = None if index is None else self._event_at(id, int(index.data), 1)
+            event = None if index is None else self._event_at(id, decode_id(index), 1)
             if event is None:
                 event = stubs.get(id)
             if event is None and (made := sequence_in(id)) and made <= tail_sequence:

@@ -20,7 +20,7 @@ from evlog.engines.nats import compaction, connections, history, session
 from evlog.engines.nats.address import Address
 from evlog.engines.nats.connections import Connections
 from evlog.engines.nats.engine import NatsEngine
-from evlog.engines.nats.jetstream import FORMAT, JetStream, Stored
+from evlog.engines.nats.jetstream import FORMAT, JetStream, Stored, publish_one
 from evlog.engines.nats.layout import Subjects, encode_id, tail_place
 from evlog.engines.nats.session import Lost
 from evlog.errors import NotAStore, ServerUnsuitable, StoreAccessDenied, StoreNotFound, StoreUnreachable
@@ -349,6 +349,27 @@ def test_a_stream_that_another_program_has_purged_is_damaged(
             with pytest.raises(evlog.CorruptionError, match="another program has removed") as caught:
                 use()
             assert "salvage" not in str(caught.value)
+
+
+@pytest.mark.parametrize("subject", ["foreign", "{id}.e.u.a.a", "{id}.e.u.b.b", "c"])
+def test_a_message_of_another_program_at_the_end_is_damage(nats_url: NewUrl, subject: str) -> None:
+    """It has no position: an append after it would begin at 1 again."""
+    url = nats_url()
+    with evlog.open(url, create=True) as store, store.subscribe(after=2) as run:
+        store.append("a", [NewEvent("T", 1), NewEvent("T", 2)])
+        name = f"evlog.{url.rpartition('/')[2]}.{subject.format(id=str(store.id)[-12:])}"
+        publish_one(engine_of(store)._core.jetstream, name, b"x", b"")
+        uses: list[Callable[[], object]] = [
+            lambda: store.append("c", [NewEvent("T")]),
+            lambda: store.append("a", [NewEvent("T")], expected=2),
+            lambda: store.head,
+            store.verify,
+            store.subscriptions,
+            lambda: run.next_event(LONG_SECONDS),
+        ]
+        for use in uses:
+            with pytest.raises(evlog.CorruptionError, match=name):
+                use()
 
 
 def test_a_store_that_is_deleted_while_it_is_open_is_not_found(

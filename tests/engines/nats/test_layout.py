@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,11 +82,42 @@ def test_messages_that_are_not_events_come_back() -> None:
         message = stored(layout.encode_redacted(SUBJECTS, 7, kept, place))
         assert layout.decode_redacted(message) == (7, kept)
     message = stored(layout.encode_id(SUBJECTS, bytes(16), 17, place))
-    assert (message.data, message.number("Evlog-Position"), message.number("none")) == (b"17", 9, 0)
+    assert (layout.decode_id(message), message.number("Evlog-Position")) == (17, 9)
+    for name in ("none", "Evlog-Store"):
+        with pytest.raises(CorruptionError, match="no number"):
+            Stored(1, "evlog.x.c", {"Evlog-Store": b"id"}, b"").number(name)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x91\x01", b"x", b"\xc1"])
-@pytest.mark.parametrize("decode", [layout.decode_control, layout.decode_removed, layout.decode_last])
+@pytest.mark.parametrize(
+    "decode",
+    [
+        layout.decode_control,
+        layout.decode_removed,
+        layout.decode_last,
+        layout.decode_redacted,
+        layout.decode_id,
+        layout.decode_event,
+    ],
+)
 def test_a_damaged_message_is_damage(decode: Any, data: bytes) -> None:
-    with pytest.raises(CorruptionError):
+    with pytest.raises(CorruptionError, match="message 1 of evlog") as caught:
         decode(Stored(1, "evlog.x.c", {}, data))
+    assert "salvage" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("decode", "values"),
+    [
+        (layout.decode_control, ["", "", 0, 0, []]),
+        (layout.decode_removed, [1, 1, "s", bytes(16), b"", 0, b""]),
+        (layout.decode_last, [1, 1]),
+        (layout.decode_redacted, [1, [1, [1, 1, "s", "T", bytes(16), 1, 0, b"", b""]]]),
+    ],
+)
+def test_a_value_of_another_type_is_damage(decode: Any, values: list[Any]) -> None:
+    decode(Stored(1, "evlog.x.c", {}, msgpack.packb(values)))
+    for at in range(len(values)):
+        wrong = [*values[:at], 1.5, *values[at + 1 :]]
+        with pytest.raises(CorruptionError):
+            decode(Stored(1, "evlog.x.c", {}, msgpack.packb(wrong)))
