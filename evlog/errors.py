@@ -25,6 +25,12 @@ or in its caller.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self, TypeVar
+
+    _Error = TypeVar("_Error", bound="EvlogError")
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -65,12 +71,19 @@ class EvlogError(Exception):
         """Return the error's data by name, in the order in which the class sets it."""
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
+    def unraised(self) -> Self:
+        """Return an equal error without a traceback, for an error that is kept to be raised again.
+
+        An error keeps the frames that it was raised through, and what their variables hold.
+        """
+        return _revive(type(self), self.args, vars(self))
+
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the error with its attributes: `args` does not hold what a subclass's `__init__` takes."""
         return _revive, (type(self), self.args, vars(self))
 
 
-def _revive(kind: type[EvlogError], args: tuple[object, ...], attributes: dict[str, object]) -> EvlogError:
+def _revive(kind: type[_Error], args: tuple[object, ...], attributes: dict[str, object]) -> _Error:
     error = kind.__new__(kind, *args)
     error.__dict__.update(attributes)
     return error

@@ -179,6 +179,24 @@ def test_imports_make_no_circle() -> None:
             del graph[module]
 
 
+def root_of(attribute: ast.expr) -> str | None:
+    """Return the name that a chain of attributes begins with."""
+    while isinstance(attribute, ast.Attribute):
+        attribute = attribute.value
+    return attribute.id if isinstance(attribute, ast.Name) else None
+
+
+def test_an_error_that_is_kept_is_raised_as_a_copy() -> None:
+    """See `EvlogError.unraised`."""
+    found = [
+        f"{module}:{node.lineno}"
+        for module in MODULES
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Attribute) and root_of(node.exc) == "self"
+    ]
+    assert found == []
+
+
 def test_importing_the_library_leaves_the_command_line_alone() -> None:
     report = "import sys, evlog; evlog.open; print(*sorted(set(sys.argv[1:]) & set(sys.modules)))"
     done = run_python("-c", report, *LAZY, "evlog.cli", "asyncio", "logging", "pathlib")

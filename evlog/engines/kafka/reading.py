@@ -95,7 +95,7 @@ class Reader:
             self._begin_locked()
             while self.end < offset:
                 if self._error is not None:
-                    raise self._error
+                    raise self._error.unraised()
                 self._client.check_open()
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -118,7 +118,7 @@ class Reader:
     def check(self) -> None:
         """Raise what has ended the reader."""
         if self._error is not None:
-            raise self._error
+            raise self._error.unraised()
 
     def _begin_locked(self) -> None:
         if self._thread is None and self._error is None:
@@ -150,7 +150,7 @@ class Reader:
 
     def _fail(self, error: EvlogError) -> None:
         with self.changed:
-            self._error = error
+            self._error = error.unraised()
 
     def _take(self, messages: Sequence[Any]) -> None:
         records, end = [], self.end

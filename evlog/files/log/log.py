@@ -268,7 +268,7 @@ class Log:
     def raise_damage(self) -> None:
         """Raise the CorruptionError for acknowledged events at the end of the log, if there is one."""
         if self.damage is not None:
-            raise self.damage
+            raise self.damage.unraised()
 
     def _find_damage(self) -> CorruptionError | None:
         """Return what is wrong if the log is known to be synced beyond its last whole frame."""

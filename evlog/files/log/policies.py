@@ -149,7 +149,7 @@ class PolicyTable:
             CorruptionError: a redaction is damaged, so it is not known what must not be shown.
         """
         if self._damaged_redaction is not None:
-            raise self._damaged_redaction
+            raise self._damaged_redaction.unraised()
         return self._redacted
 
     @property
@@ -169,7 +169,7 @@ class PolicyTable:
             CorruptionError: one is damaged.
         """
         if self._damaged is not None:
-            raise self._damaged
+            raise self._damaged.unraised()
         rules = Rules()
         rules.update(self._rules)
         return rules
@@ -230,9 +230,9 @@ class PolicyTable:
                 try:
                     rules.add(part.segment.record(number))
                 except CorruptionError as error:
-                    self._damaged = error
+                    self._damaged = error.unraised()
                     if number in redactions:
-                        self._damaged_redaction = error
+                        self._damaged_redaction = error.unraised()
 
     def _look_up(self, name: str) -> Rule | None:
         """Return the newest policy of this name, read from the log. CorruptionError: it is damaged."""

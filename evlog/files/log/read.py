@@ -224,7 +224,7 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Sequence
     else:
         damage = log.damage
     if damage is not None and reverse:
-        raise damage
+        raise damage.unraised()
     keys = _index_keys(selection)
     while low <= high:
         bounded = selection._replace(first_position=low, last_position=high)
@@ -241,7 +241,7 @@ def _batches(log: Log, selection: Selection, reverse: bool) -> Iterator[Sequence
         except SegmentMoved:
             log.look()
     if damage is not None:
-        raise damage
+        raise damage.unraised()
 
 
 def _view(

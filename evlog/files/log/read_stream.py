@@ -223,7 +223,7 @@ def _batches(
     try:
         damage = log.damage
         if damage is not None and reverse:
-            raise damage
+            raise damage.unraised()
         stream_hash = hash_stream(stream)
         bounds, policies = asked, log.policies()
         if policies.any and (rule := policies.rule_for(stream)) is not None:
@@ -240,7 +240,7 @@ def _batches(
                 own = list(filter(matches, own))
             yield own
         if damage is not None:
-            raise damage
+            raise damage.unraised()
     except EvlogError:
         raise
     except (OSError, *SENSELESS) as error:

@@ -108,11 +108,11 @@ class SyncMarks:
         """Raise StoreIOError, now and at every later append, if another writer's sync has failed."""
         if marks[SUSPECT_AT:] != NO_MARK and decode_marks(marks, tag).suspect is not None:
             self.failed = StoreIOError(file.path, "a sync by another writer failed")
-            raise self.failed
+            raise self.failed.unraised()
 
     def fail(self, error: StoreIOError, tag: int, offset: int) -> None:
         """Refuse from now on, and have the next writer look at the device, not at what memory shows."""
-        self.failed = error
+        self.failed = error.unraised()
         mark = encode_mark(SUSPECT_MAGIC, Mark(tag, offset))
         try:
             # With the lock: else a recovery could remove the mark unseen.
@@ -135,7 +135,7 @@ class SyncMarks:
             return
         with self.syncing:
             if self.failed is not None:
-                raise self.failed
+                raise self.failed.unraised()
             tag, offset = self._covered
             if tag != point.tag or offset < point.offset:
                 end = self.end  # read before the sync: later frames need not be on the device
@@ -178,7 +178,7 @@ class SyncMarks:
             except StoreFull:
                 pass  # an old mark is safe
             except StoreIOError as error:
-                self.failed = error
+                self.failed = error.unraised()
                 raise
 
 

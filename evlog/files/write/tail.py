@@ -261,7 +261,7 @@ class LogTail:
         assert self._log_file is not None
         assert self._offsets_file is not None
         if self._marks.failed is not None:
-            raise self._marks.failed
+            raise self._marks.failed.unraised()
         try:
             self._log_file.trim(active.end)
             self._disk.sync(self._log_file.file)  # the marks speak of the active log only
@@ -310,7 +310,7 @@ class LogTail:
         try:
             sync_names(self._log.store, self._disk)
         except StoreIOError as error:
-            self._marks.failed = error
+            self._marks.failed = error.unraised()
             raise
 
     def catch_up_locked(self) -> None:
@@ -322,7 +322,7 @@ class LogTail:
             CorruptionError: acknowledged events are damaged at the very end.
         """
         if self._marks.failed is not None:
-            raise self._marks.failed
+            raise self._marks.failed.unraised()
         if self._replaced:
             raise StoreReplaced(self._log.store)
         if self._unsure or not self._follow_locked():

@@ -5,6 +5,7 @@ Two writers use the test disk; what one does during the other's sync is put into
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 
@@ -17,7 +18,7 @@ from evlog.store import EventStore
 from tests.crash.check import open_store
 from tests.crash.disk import RecordingDisk, World
 from tests.crash.recordings import scratch
-from tests.support.helpers import new, writer_of
+from tests.support.helpers import new, open_files, writer_of
 
 
 class Pair:
@@ -151,3 +152,21 @@ def test_a_forked_child_syncs_by_a_descriptor_of_its_own(pair: Pair) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert os.lseek(file.fd, 0, os.SEEK_CUR) != 7
     assert pair.store.append("s", [new()]).first_position == 5
+
+
+def test_a_writer_that_refuses_keeps_nothing_of_its_callers_and_closes_its_files(pair: Pair) -> None:
+    depths = []
+    gc.disable()  # a collection would close the files
+    try:
+        pair.fail()
+        for store in (pair.other, pair.store, pair.store, pair.store):
+            with pytest.raises(StoreIOError) as raised:
+                store.append("s", [new()])
+            depths.append(len(raised.traceback))
+            del raised
+        assert depths[2] == depths[3]
+        pair.store.close()
+        pair.other.close()
+        assert not open_files(pair.path)
+    finally:
+        gc.enable()
