@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from evlog import NewEvent
+from evlog import Compaction, NewEvent
 from evlog.files.format.manifest import SegmentInfo
 from evlog.files.log.manifest_file import read_manifest
 from evlog.model.events import Event
@@ -83,9 +83,7 @@ def compacting(*, compress: bool = False) -> tuple[Recording, Facts]:
         path = f"{root}/above/store"
         with open_store(path, create=True, disk=RecordingDisk(world), segment_events=SEGMENT_EVENTS) as store:
             fill(store, compress=compress)
-            before = list(store.read_all(include_system=True))
-            names = {found.stream for found in before}
-            visible = {found.position for name in names for found in store.read(name)}
+            facts = facts_of(store, compress=compress)
         state = kept_state(world.now)
     with scratch() as root:
         path = materialise(state, root)
@@ -93,18 +91,29 @@ def compacting(*, compress: bool = False) -> tuple[Recording, Facts]:
         log = History(world)
         with open_store(path, disk=RecordingDisk(world)) as store, open_store(path) as other:
             engine_of(other)._disk = RecordingDisk(world)
-
-            def append(done: int, total: int) -> None:
-                number = 800 + len(log.batches)
-                log.send(other, [("kept", [history.event(number)]), ("new", [history.event(number + 100)])])
-
-            done = store.compact(compress=compress, progress=append)
+            done = compact_beside(store, other, log, compress=compress)
             assert (done.segments_compressed > 5) == compress
         recording = record(world, log, "compacting", Knowledge([], created=True))
-        segments = tuple(read_manifest(path).segments)
+        return recording, facts._replace(segments=tuple(read_manifest(path).segments))
+
+
+def facts_of(store: EventStore, *, compress: bool) -> Facts:
+    """Return the facts of a store before its compaction; its segments after that are still missing."""
+    before = list(store.read_all(include_system=True))
+    visible = {found.position for name in {found.stream for found in before} for found in store.read(name)}
     events = {found.position: (found.version, content_of(found)) for found in before}
     versions = {found.stream: found.version for found in before}
-    return recording, Facts(compress, events, frozenset(events.keys() - visible), versions, segments)
+    return Facts(compress, events, frozenset(events.keys() - visible), versions, ())
+
+
+def compact_beside(store: EventStore, other: EventStore, log: History, *, compress: bool) -> Compaction:
+    """Compact one store, while another store object appends to it."""
+
+    def append(done: int, total: int) -> None:
+        number = 800 + len(log.batches)
+        log.send(other, [("kept", [history.event(number)]), ("new", [history.event(number + 100)])])
+
+    return store.compact(compress=compress, progress=append)
 
 
 def check_interrupted(state: State, facts: Facts, known: Knowledge, root: str, *, thorough: bool) -> None:

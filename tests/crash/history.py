@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import evlog
 from evlog import AppendResult, NewEvent
 from evlog.model.encoding import encode_events
 from evlog.model.events import Event
 from evlog.store import EventStore
-from tests.crash.disk import World
 from tests.crash.model import Op
 
 Append = tuple[str, list[NewEvent]]
@@ -57,11 +57,19 @@ def content_of(event: Event) -> Content:
     return (event.stream, event.type, event.id_bytes, event.content_type, event.data, event[8] or b"{}")
 
 
+class Notebook(Protocol):
+    """Where notes stand among the operations on a disk: a test disk's world, or a recorded device."""
+
+    mutex: threading.RLock
+
+    def note(self, what: str, batch: int, /) -> None: ...
+
+
 @dataclass
 class History:
     """All batches of a test, in the order in which they were first sent."""
 
-    world: World
+    world: Notebook
     batches: list[Batch] = field(default_factory=list)
 
     def send(self, store: EventStore, appends: Sequence[Append]) -> int:
