@@ -20,7 +20,7 @@ from operator import itemgetter, lt, or_
 from evlog.files.format.entries import ENTRY_BYTES, column, column_array
 from evlog.files.format.hashes import NAME_BITS, hash_category, hash_stream
 from evlog.files.format.headers import KIND_STREAMS
-from evlog.files.log.catalog import Look, emptied_versions, tell_apart
+from evlog.files.log.catalog import Look, emptied_versions, maybe_tell_apart
 from evlog.files.log.parts import SealedPart, SegmentRef, open_sealed
 from evlog.files.log.segment import RECORDS_AT_ONCE
 from evlog.model.events import MAX_VERSION, SYSTEM_PREFIX, category_of, now_ns
@@ -70,9 +70,9 @@ def find_hidden(
     if is_sure:
         return found
     counts = [len(entries_to(part, cut_off.position)) // ENTRY_BYTES for part in parts]
-    by_hash, by_name, shared = tell_apart(list(map(Look, parts, map(range, counts))))
-    if sum(by_hash.values()) + sum(by_name.values()) == cut_off.position:
-        return _hide_by_name(parts, counts, limits, shared, found)
+    told = maybe_tell_apart(list(map(Look, parts, counts)), cut_off.position)
+    if told is not None:
+        return _hide_by_name(parts, counts, limits, told[1], found)
     return _hide_by_name(parts, counts, limits, None, Hidden([b""] * len(parts), [[] for _ in parts]))
 
 
@@ -208,7 +208,9 @@ def _hide_by_hash(
         offsets = column_array(entries, "offset")
         heads = LastEvents(numbers, hashes, versions)
         emptied[at] += _limit_streams(part.segment, offsets, heads, limits, found, lasts[at])
-    is_sure = total + sum(emptied_versions(parts, seen).values()) == position
+    emptied_before = emptied_versions(parts)
+    total += sum(emptied_before[key] for key in emptied_before.keys() - seen)
+    is_sure = total == position
     alone = sum(len(own.numbers) for own in lasts)
     if alone and not found.first_versions and len(seen) - alone <= _FEW_STREAMS:
         others = seen.difference(*[own.stream_hashes for own in lasts])

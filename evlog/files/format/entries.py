@@ -200,6 +200,12 @@ def column_array(entries: bytes | bytearray | memoryview, name: str) -> array[in
     return array(_COLUMNS[name][0], column_bytes(entries, name))
 
 
+def column_view(entries: bytes | memoryview, name: str) -> memoryview[int]:
+    """Return one column of entries as it is, without a copy."""
+    code, at, step = _COLUMNS[name]
+    return memoryview(entries).cast("B").cast(code)[at::step]  # type: ignore[call-overload, no-any-return]
+
+
 def column_bytes(entries: bytes | bytearray | memoryview, name: str) -> bytes:
     """Return the bytes of one column of entries."""
     code, at, step = _COLUMNS[name]

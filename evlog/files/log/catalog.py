@@ -2,14 +2,14 @@
 
 1. A stream's versions have no gap: a compaction removes the oldest. So the first and last entry of each
    stream hash tell everything about a stream, and together they must account for every event.
-   To count streams after a compaction, the last versions suffice: they add up to the last position.
+   After a compaction the last versions of all streams add up to the last position.
 2. Where they do not, names share a hash: by chance the first two among a million of one category. Their
-   versions do not follow each other; their entries alone are counted name by name.
+   entries alone are counted name by name.
 3. The streams of a category, or with a prefix that has a `-`, are a range of the hashes: only these are
-   looked at, if they are few. Other prefixes are in no index: for them the bytes of an event of each stream
-   are searched, and decoded only where they have it.
-4. A stream is kept as one row of bytes, 80 and its name: a million take 350 MB with all that finds them.
-   Records, in a dict by hash, would take twice as much, and the data of an event for each stream.
+   looked at. Other prefixes are in no index: for them the bytes of an event of each stream are searched, and
+   decoded only where they have it.
+4. The range of the hashes is taken piece by piece, so that the dicts which join the segments stay small. Of a
+   stream one row of bytes is kept, about 80 and its name, to sort the names: a million take 120 MB.
 5. Policies are applied at the end. The visible events of a stream are its last ones, and their number follows
    from its last version. Only events that age are counted, for all streams at once, by their hashes.
 """
@@ -17,18 +17,23 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from functools import partial
-from itertools import chain, compress, pairwise
+from itertools import chain, pairwise
 from struct import Struct
 
 from evlog.files.disk.files import bytes_in
 from evlog.files.format import paths
-from evlog.files.format.entries import ENTRY_BYTES, ENTRY_STREAM, ENTRY_VERSION, column, column_array
-from evlog.files.format.hashes import hash_category, hash_stream
+from evlog.files.format.entries import ENTRY_BYTES, ENTRY_STREAM, column, column_view
+from evlog.files.format.frames import unpack_records
+from evlog.files.format.hashes import NAME_BITS, hash_category, hash_stream
 from evlog.files.format.headers import FORMAT_VERSION
+from evlog.files.format.sorted_index import group_entries
+from evlog.files.log.index import Groups
 from evlog.files.log.parts import SealedPart
 from evlog.files.log.read_stream import Bounds, read_stream
+from evlog.files.log.segment import RECORDS_AT_ONCE
 from evlog.model.events import SYSTEM_PREFIX, category_of, moment_of, now_ns
 from evlog.model.named import NamedTuple
 from evlog.model.reports import Retention, StoreInfo, StreamInfo, retention_of
@@ -36,7 +41,8 @@ from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from typing import Final
 
     from evlog.files.format.removed_events import EmptyStream
     from evlog.files.log.log import Log
@@ -46,6 +52,11 @@ if TYPE_CHECKING:
 
 _NUMBERS = Struct(">xQQQQ")  # behind a name: its last and first version, events, time; x ends the name
 _AT = -_NUMBERS.size  # where they begin in a row
+_LAST_HASH: Final = (1 << 64) - 1
+_NUMBER: Final = (1 << 32) - 1  # the bits of a number of an entry, or of a version
+_MOST_PIECES: Final = 16  # each looks into all segments, of which perhaps only few are open at a time
+_LEAST_PIECE: Final = 1 << 17  # keys of all segments: dicts of 30 MB
+_SAMPLED: Final = 4093  # a prime: of segments with the same keys not the same are taken
 
 
 def list_streams(
@@ -142,42 +153,25 @@ def _count_streams(log: Log, parts: list[tuple[Part, int]]) -> int:
 
 def _count_by_last_versions(log: Log) -> int:
     """Return the number of streams, also of those of which a compaction kept only the last version."""
-    with log.mutex:
-        looks, head = _looks(log, None), log.head
-    parts = [look.part for look in looks]
-    lasts = _lasts(looks)
-    emptied = emptied_versions(parts, lasts.seen)
-    if lasts.versions + sum(emptied.values()) == head:
-        return lasts.count + len(emptied)
-    by_hash, by_name, _ = tell_apart(looks)
-    if sum(by_hash.values()) + sum(by_name.values()) == head:
-        return len(by_hash) + len(by_name)
-    return len(_rows(log)[0])
+    looks, head = _looks(log)
+    found = maybe_tell_apart(looks, head)
+    return len(_rows(log)[0]) if found is None else found[0]
 
 
-def tell_apart(looks: Sequence[Look]) -> tuple[dict[int, int], dict[str, int], set[int]]:
-    """Return the last versions of all streams, by hash, or else by name, and the hashes of these names.
+def maybe_tell_apart(looks: Sequence[Look], position: int) -> tuple[int, set[int]] | None:
+    """Return the number of streams up to a position, and the hashes of those whose names share one.
 
-    By name: of names that share a hash, and of those that compactions left without events.
+    None if the last versions do not account for every position.
     """
-    by_hash, shared = _last_versions(looks)
-    by_name = {name: version for name, version, _ in _emptied(look.part for look in looks)}
-    shared |= by_hash.keys() & set(map(hash_stream, by_name))
-    by_name |= {info.stream: info.last_version for info in map(_decode_row, _count_each(looks, shared))}
-    return {key: by_hash[key] for key in by_hash.keys() - shared}, by_name, shared
+    return _Ends(looks, only_last=True).maybe_add_up(position) or _Ends(looks).maybe_tell_apart(position)
 
 
-def emptied_versions(parts: Iterable[Part], seen: set[int]) -> dict[int, int]:
-    """Return the last version of each stream that compactions left without events, by the stream's hash.
-
-    Args:
-        seen: the hashes of the streams that have events.
-    """
+def emptied_versions(parts: Iterable[Part]) -> dict[int, int]:
+    """Return the last version of each stream that a compaction left without events, by the stream's hash."""
     last: dict[int, int] = {}
     for removed in _removed(parts):
         for key, version in zip(removed.stream_hashes(), removed.stream_versions(), strict=True):
-            if key not in seen:
-                last[key] = max(version, last.get(key, 0))
+            last[key] = max(version, last.get(key, 0))
     return last
 
 
@@ -205,8 +199,13 @@ def _rows(log: Log, category: str | None = None, prefix: str = "") -> tuple[list
     Args:
         category, prefix: return at least the streams of the category whose names begin with the prefix.
     """
-    looks = _looks(log, category)
-    rows, shared = _by_ends(looks, prefix)
+    looks, head = _looks(log, category)
+    ends = _Ends(looks)
+    rows = list(ends.rows(prefix))
+    shared = set(ends.shared)
+    if ends.is_compacted:
+        told = None if category is not None else ends.maybe_tell_apart(head)
+        shared |= ends.find_mixed(prefix, rows) if told is None else told[1]
     if counted := _count_each(looks, shared):
         names = {row[:_AT] for row in counted}
         rows = [row for row in rows if row[:_AT] not in names] + counted
@@ -216,8 +215,8 @@ def _rows(log: Log, category: str | None = None, prefix: str = "") -> tuple[list
         for name, version, time_us in _emptied(look.part for look in looks)
     ]
     if emptied:  # of the rows of one stream the last counts: it has the highest version
-        ends = pairwise(chain(sorted(rows + emptied), (b"",)))
-        rows = [row for row, after in ends if row[:_AT] != after[:_AT]]
+        both = pairwise(chain(sorted(rows + emptied), (b"",)))
+        rows = [row for row, after in both if row[:_AT] != after[:_AT]]
     return rows, shared
 
 
@@ -231,148 +230,208 @@ def _decode_row(row: bytes) -> StreamInfo:
     return StreamInfo(row[:_AT].decode(), events, first_version, last_version, time_us)
 
 
-def _by_ends(looks: list[Look], prefix: str) -> tuple[list[bytes], set[int]]:
-    """Return the streams by the first and last entry of each hash, and the hashes for which this is wrong.
-
-    Args:
-        prefix: return the streams whose names begin with it.
-    """
-    lasts = _lasts(looks)
-    firsts = _firsts(looks) if any(look.part.info.generation for look in looks) else None
-    events = lasts.versions - (firsts.versions - firsts.count if firsts else 0)
-    is_sure = events == sum(len(look.numbers) for look in looks)
-    shared = set[int]() if is_sure else _last_versions(looks)[1]
-    rows = [
-        _encode_row(name, version, 1, version, time_us)
-        for _, version, name, _, _, time_us, *_ in lasts.records(prefix)
-    ]
-    if firsts is None:
-        return rows, shared
-    first_versions = [_encode_row(record[2], 0, record[1], 0, 0) for record in firsts.records(prefix)]
-    rows.sort()
-    first_versions.sort()
-    if [row[:_AT] for row in rows] != [row[:_AT] for row in first_versions]:
-        # Of these hashes the first entry is of one stream and the last one of another.
-        apart = {row[:_AT] for row in rows} ^ {row[:_AT] for row in first_versions}
-        shared |= {hash_stream(name.decode()) for name in apart}
-        rows = [row for row in rows if row[:_AT] not in apart]
-        first_versions = [row for row in first_versions if row[:_AT] not in apart]
-    for at, (row, first_row) in enumerate(zip(rows, first_versions, strict=True)):
-        name, _, _, version, time_us, _ = _decode_row(row)
-        first_version = _decode_row(first_row).first_version
-        rows[at] = _encode_row(name, version, first_version, version - first_version + 1, time_us)
-    return rows, shared
-
-
 class Look:
-    """What is looked at in a segment: all of its first entries, or some.
+    """What is looked at in a segment: its first entries, of all streams or of a category.
 
     Args:
-        numbers: of these entries, rising; a range of the first ones.
-
-    Attributes:
-        newest: what `lasts` returned once, of the same moment as the numbers, where the segment grows.
+        count: how many entries.
+        category: also others with the hash of its name are looked at.
     """
 
-    def __init__(self, part: Part, numbers: Sequence[int]) -> None:
+    def __init__(self, part: Part, count: int, category: str | None = None) -> None:
         self.part = part
-        self.numbers = numbers
-        self.newest: dict[int, int] | None = None
+        self.count = count
+        self.low = 0 if category is None else hash_category(category)
+        self.high = _LAST_HASH if category is None else self.low | NAME_BITS
+        self._groups: Groups | None = None  # of an unsorted segment, all at once
 
-    def lasts(self) -> dict[int, int]:
-        """Return the number of each stream's last entry, by the stream's hash."""
-        if self.newest is not None:
-            return self.newest
-        if isinstance(self.numbers, range):
-            return dict(zip(*self.part.index.heads(), strict=True))
-        return dict(zip(self.hashes(), self.numbers, strict=True))
+    def find(self, low: int, high: int) -> Groups:
+        """Return the entries of the streams with hashes from low to high."""
+        groups, part = self._groups, self.part
+        if groups is None:
+            if isinstance(part, SealedPart) and self.count == part.count:
+                found = part.index.maybe_find_streams(low, high)
+                if found is not None:
+                    return found
+            groups = self._groups = self._group()
+        first, end = bisect_left(groups.keys, low), bisect_right(groups.keys, high)
+        starts = groups.starts[first : end + 1]
+        return Groups(groups.keys[first:end], starts, groups.numbers[starts[0] : starts[-1]])
 
-    def firsts(self) -> dict[int, int]:
-        """Return the number of each stream's first entry, by the stream's hash."""
-        # Backwards, because the last value of a key stays.
-        return dict(zip(reversed(self.hashes()), reversed(self.numbers), strict=True))
+    def find_ends(self, low: int, high: int, *, first: bool) -> tuple[Sequence[int], list[int], int]:
+        """Return the hashes from low to high, the first or last entry of each, and how many there are."""
+        keys, starts, entries = self.find(low, high)
+        before = starts[0] if first else starts[0] + 1
+        places = starts[:-1] if first else starts[1:]
+        return keys, [entries[place - before] for place in places], len(entries)
 
-    def hashes(self) -> list[int]:
-        """Return the stream hash of each entry."""
-        entries = self.part.entries()
-        if isinstance(self.numbers, range):
-            return column(entries[: len(self.numbers) * ENTRY_BYTES], "stream_hash")
-        return [ENTRY_STREAM.unpack_from(entries, number * ENTRY_BYTES)[0] for number in self.numbers]
+    def versions(self) -> Sequence[int]:
+        """Return the version of each entry."""
+        return column_view(self._entries(), "version")
 
-    def versions(self, numbers: Iterable[int]) -> Iterator[int]:
-        """Return the versions of some of the entries."""
-        entries = self.part.entries()
-        if isinstance(self.numbers, range):
-            return map(column_array(entries, "version").__getitem__, numbers)
-        return (ENTRY_VERSION.unpack_from(entries, number * ENTRY_BYTES)[0] for number in numbers)
+    def _group(self) -> Groups:
+        entries, numbers = self._entries(), None
+        if self.high != _LAST_HASH:
+            numbers = self.part.index.maybe_find_category(self.low, 0, self.count)
+        if numbers is None:
+            return Groups(*group_entries(column(entries, "stream_hash")))
+        hashes = [ENTRY_STREAM.unpack_from(entries, number * ENTRY_BYTES)[0] for number in numbers]
+        return Groups(*group_entries(hashes, numbers))
+
+    def _entries(self) -> bytes | memoryview:
+        entries = self.part.entries()[: self.count * ENTRY_BYTES]
+        return bytes(entries) if isinstance(entries, bytearray) else entries
 
 
-def _looks(log: Log, category: str | None) -> list[Look]:
-    """Return the entries of a category, and of others with the same hash; all, if they are many."""
+def _looks(log: Log, category: str | None = None) -> tuple[list[Look], int]:
+    """Return what is to be looked at of all segments, and the last position at that moment."""
     with log.mutex:
-        parts = log.parts()
-        found = None if category is None else _maybe_find(parts, category)
-        looks = list(map(Look, parts, found or [range(part.count) for part in parts]))
-        looks[-1].newest = looks[-1].lasts()
-        return looks
+        return [Look(part, part.count, category) for part in log.parts()], log.head
 
 
 class _Ends:
-    """An entry of each stream hash: that in the first segment that has any.
+    """The first and the last entry of each stream hash.
 
     Args:
-        ends: segments, each with the number of an entry for each of its stream hashes.
+        only_last: find nothing but what `maybe_add_up` needs, in half of the time.
 
     Attributes:
-        seen: the hashes.
-        count, versions: how many entries they are, and the sum of their versions.
+        is_compacted: whether a compaction may have removed the first versions of streams.
+        shared: hashes whose versions have a gap, or are there several times, with their last versions.
     """
 
-    def __init__(self, ends: Iterable[tuple[Look, dict[int, int]]]) -> None:
-        self.seen = set[int]()
-        self.count = self.versions = 0
-        self._numbers: list[tuple[Part, Sequence[int]]] = []
-        for look, entries in ends:
-            numbers = array("I", sorted(number for key, number in entries.items() if key not in self.seen))
-            self.seen.update(entries)
-            self.count += len(numbers)
-            self.versions += sum(look.versions(numbers))
-            self._numbers.append((look.part, numbers))
+    def __init__(self, looks: Sequence[Look], *, only_last: bool = False) -> None:
+        self._looks = looks
+        self._only_last = only_last
+        self.is_compacted = any(look.part.info.generation for look in looks)
+        self._count = self._versions = 0  # of last entries, and the sum of their versions
+        # By segment: a last entry's number << 32 | the first version of the stream.
+        self._lasts = [array("Q") for _ in looks]
+        self._firsts = [array("I") for _ in looks]  # numbers of first entries, once there was a compaction
+        self.shared: dict[int, int] = {}
+        self._emptied = emptied_versions(look.part for look in looks) if self.is_compacted else {}
+        self._again: dict[int, int] = {}  # last versions by hashes that a compaction left without events, too
+        for low, high in pairwise(_cuts(looks)):
+            self._add(low, high - 1)
 
-    def records(self, prefix: str) -> Iterator[Record]:
-        """Iterate over the records of streams whose names begin with this."""
-        text = prefix.encode()
-        may_hold = (lambda raw: text in raw) if text else None  # it copies all bytes
-        for part, numbers in self._numbers:
-            for records in part.segment.records(numbers, may_hold=may_hold):
-                yield from (record for record in records if record[2].startswith(prefix))
+    def _add(self, low: int, high: int) -> None:
+        firsts: dict[int, int] = {}
+        if self.is_compacted and not self._only_last:
+            for at, look in enumerate(self._looks):
+                keys, numbers, _ = look.find_ends(low, high, first=True)
+                fresh = [
+                    (key, number) for key, number in zip(keys, numbers, strict=True) if key not in firsts
+                ]
+                self._firsts[at].extend([number for _, number in fresh])
+                column = look.versions() if fresh else ()
+                firsts.update((key, column[number]) for key, number in fresh)
+        seen = set[int]()
+        events, total, first_version = 0, 0, firsts.get
+        for at, look in reversed(list(enumerate(self._looks))):
+            keys, numbers, count = look.find_ends(low, high, first=False)
+            lasts = [
+                number << 32 | first_version(key, 1)
+                for key, number in zip(keys, numbers, strict=True)
+                if key not in seen
+            ]
+            events += count
+            if not lasts:
+                continue
+            column = look.versions()
+            total += sum([column[last >> 32] for last in lasts])
+            if self._emptied:
+                for key in self._emptied.keys() & set(keys) - seen:
+                    self._again[key] = column[look.find(key, key).numbers[-1]]
+            seen.update(keys)
+            if not self._only_last:
+                self._lasts[at].extend(lasts)
+        self._count += len(seen)
+        self._versions += total
+        if not self._only_last and events != total - (sum(firsts.values()) - len(firsts)):
+            self._find_shared(low, high, firsts)
+
+    def _find_shared(self, low: int, high: int, firsts: dict[int, int]) -> None:
+        """Note the hashes whose entries are not as many as their versions."""
+        last, events = dict[int, int](), dict[int, int]()
+        for look in self._looks:
+            keys, starts, entries = look.find(low, high)
+            column = look.versions()
+            for key, (start, end) in zip(keys, pairwise(starts), strict=True):
+                last[key] = column[entries[end - starts[0] - 1]]
+                events[key] = events.get(key, 0) + end - start
+        for key, version in last.items():
+            if events[key] != version - firsts.get(key, 1) + 1:
+                self.shared[key] = version
+
+    def maybe_add_up(self, position: int) -> tuple[int, set[int]] | None:
+        """Return what `maybe_tell_apart` does, if no names share a hash; None if some may."""
+        emptied = sum(version for key, version in self._emptied.items() if key not in self._again)
+        if self._versions + emptied == position:
+            return self._count + len(self._emptied) - len(self._again), set()
+        return None
+
+    def maybe_tell_apart(self, position: int) -> tuple[int, set[int]] | None:
+        """Return what the function of this name does, if the entries are those of all streams."""
+        if (found := self.maybe_add_up(position)) is not None:
+            return found
+        apart = self.shared | self._again
+        by_name = {name: version for name, version, _ in _emptied(look.part for look in self._looks)}
+        counted = map(_decode_row, _count_each(self._looks, apart.keys()))
+        by_name |= {info.stream: info.last_version for info in counted}
+        if self._versions - sum(apart.values()) + sum(by_name.values()) == position:
+            return self._count - len(apart) + len(by_name), set(apart)
+        return None
+
+    def rows(self, prefix: str) -> Iterator[bytes]:
+        """Iterate over the rows of streams with the prefix. Where names share a hash they are wrong."""
+        for look, lasts in zip(self._looks, self._lasts, strict=True):
+            codes = sorted(lasts)
+            numbers = array("I", [code >> 32 for code in codes])
+            for at, record in _records(look.part, numbers, prefix):
+                first_version = codes[at] & _NUMBER
+                _, version, name, _, _, time_us, *_ = record
+                events = max(0, version - first_version + 1)  # below 0 of names that share a hash
+                yield _encode_row(name, version, first_version, events, time_us)
+
+    def find_mixed(self, prefix: str, rows: Iterable[bytes]) -> set[int]:
+        """Return the hashes of which the first entry is of one stream and the last one of another."""
+        names = {row[:_AT] for row in rows}
+        for look, numbers in zip(self._looks, self._firsts, strict=True):
+            for _, record in _records(look.part, sorted(numbers), prefix):
+                names ^= {record[2].encode()}
+        return {hash_stream(name.decode()) for name in names}
 
 
-def _lasts(looks: Sequence[Look]) -> _Ends:
-    return _Ends((look, look.lasts()) for look in reversed(looks))
-
-
-def _firsts(looks: Sequence[Look]) -> _Ends:
-    return _Ends((look, look.firsts()) for look in looks)
-
-
-def _last_versions(looks: Sequence[Look]) -> tuple[dict[int, int], set[int]]:
-    """Return the last version by stream hash, and the hashes whose versions do not follow each other."""
-    last: dict[int, int] = {}
-    shared = set[int]()
+def _cuts(looks: Sequence[Look]) -> list[int]:
+    """Return where the pieces of the hashes begin, and after the last one; there are at most 16."""
+    total, sample = 0, list[int]()
     for look in looks:
-        for key, version in zip(look.hashes(), look.versions(look.numbers), strict=True):
-            if last.get(key, version - 1) != version - 1:
-                shared.add(key)
-            last[key] = version
-    return last, shared
+        keys = look.find(look.low, look.high).keys
+        sample += keys[-total % _SAMPLED :: _SAMPLED]
+        total += len(keys)
+    sample.sort()
+    count = min(_MOST_PIECES, total // _LEAST_PIECE + 1)
+    inner = [sample[len(sample) * number // count] for number in range(1, count)]
+    return [looks[0].low, *inner, looks[0].high + 1]
 
 
-def _count_each(looks: Sequence[Look], hashes: set[int]) -> list[bytes]:
+def _records(part: Part, numbers: Sequence[int], prefix: str) -> Iterator[tuple[int, Record]]:
+    """Iterate over the records of streams with the prefix, each with its place among the numbers."""
+    text, at = prefix.encode(), 0
+    while at < len(numbers):
+        pieces, count = part.segment.pieces(numbers[at : at + RECORDS_AT_ONCE])
+        if not text or text in b"".join(pieces):  # a join copies all bytes
+            for place, record in enumerate(unpack_records(pieces, count), at):
+                if record[2].startswith(prefix):
+                    yield place, record
+        at += count
+
+
+def _count_each(looks: Sequence[Look], hashes: Collection[int]) -> list[bytes]:
     """Return the streams with these hashes, counted event by event."""
     found: dict[str, list[int]] = {}
     for look in looks if hashes else ():
-        numbers = list(compress(look.numbers, map(hashes.__contains__, look.hashes())))
+        numbers = sorted(chain.from_iterable(look.find(key, key).numbers for key in hashes))
         for records in look.part.segment.records(numbers):
             for _, version, name, _, _, time_us, *_ in records:
                 counts = found.setdefault(name, [0, version, 0, 0])
@@ -381,17 +440,6 @@ def _count_each(looks: Sequence[Look], hashes: set[int]) -> list[bytes]:
         _encode_row(name, last, first, events, time_us)
         for name, (events, first, last, time_us) in found.items()
     ]
-
-
-def _maybe_find(parts: list[Part], category: str) -> list[Sequence[int]] | None:
-    """Return the numbers of a category's entries in each segment, rising; None if they are many."""
-    found: list[Sequence[int]] = []
-    for part in parts:
-        numbers = part.index.maybe_find_category(hash_category(category), 0, part.count)
-        if numbers is None:
-            return None
-        found.append(numbers)
-    return found
 
 
 def _edge(log: Log, *, first: bool) -> Record | None:

@@ -30,6 +30,7 @@ from evlog.files.format.sorted_index import (
     suffixes_of,
 )
 from evlog.files.log.column_index import CATEGORY_SHARE, ColumnIndex
+from evlog.model.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +43,14 @@ if TYPE_CHECKING:
 _FINDS_BEFORE_CHECKING_ALL: Final = 128  # then all pages are checked: a millisecond, what 128 checks cost
 _FEW: Final = 64  # numbers of one key; where there are more, all in the file are compared at once
 _NONE: Final[tuple[int, ...]] = ()
+
+
+class Groups(NamedTuple):
+    """Some keys with the numbers of their entries, as in a sorted file."""
+
+    keys: Sequence[int]  # sorted
+    starts: Sequence[int]  # where the numbers of each key begin, and where the last ones end
+    numbers: Sequence[int]  # from the first start on; of a key they rise
 
 
 class IndexFault(Exception):
@@ -128,8 +137,8 @@ class SortedIndex:
             raise IndexFault(f"{self.path} names an entry that is not there")
         return found
 
-    def find_between(self, low: int, high: int, most: int) -> Sequence[int] | None:
-        """Return the postings of the keys from low to high, inclusive, by key; None if they are over `most`.
+    def find_between(self, low: int, high: int, most: int) -> Groups | None:
+        """Return the keys from low to high, inclusive, with their postings; None if these are over `most`.
 
         Raises:
             IndexFault: a page that the answer rests on is damaged.
@@ -144,7 +153,7 @@ class SortedIndex:
             return None
         if stop > start:
             self._check(self._shape.postings_at + start * 4, (stop - start) * 4)
-        return self._compared(start, stop)
+        return Groups(self.keys[first:end], self.starts[first : end + 1], self._compared(start, stop))
 
     def _compared(self, start: int, end: int) -> Sequence[int]:
         """Return some of the numbers. IndexFault: a crafted file names entries that do not exist."""
@@ -285,9 +294,19 @@ class SealedIndex:
             else:
                 if found is None:
                     return None
-                ordered = sorted(found)
+                ordered = sorted(found.numbers)
                 return ordered[bisect_left(ordered, low) : bisect_left(ordered, high)]
         return self._columns.maybe_find_category(category_hash, low, high)
+
+    def maybe_find_streams(self, low: int, high: int) -> Groups | None:
+        """Return the entries by the hashes of their streams from low to high; None if only columns tell."""
+        index = self._file(KIND_STREAMS)
+        if index is not None:
+            try:
+                return index.find_between(low, high, self._count)
+            except IndexFault:
+                self._drop(KIND_STREAMS)
+        return None
 
     def find_newest_first(self, kind: int, key: int) -> Iterator[int]:
         """Iterate over the same numbers, falling."""

@@ -15,6 +15,7 @@ import pytest
 import evlog
 from evlog import EventStore, NewEvent, StreamInfo
 from evlog.files.format.hashes import hash_stream
+from evlog.files.log import catalog
 from evlog.files.log.segment import Segment
 from tests.support.helpers import TWINS, Clock, fill, new, segment_files
 
@@ -104,14 +105,47 @@ def test_streams_of_a_category_are_the_same_as_among_all(store: EventStore, comp
             assert list(store.streams(category=category, **among)) == expected
 
 
+@pytest.mark.exact_hashes
+@pytest.mark.parametrize("compacted", [False, True])
+def test_streams_that_are_taken_in_many_pieces_are_the_same_and_each_piece_is_small(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch, compacted: bool
+) -> None:
+    for number in range(600):
+        store.append(f"{'ab'[number % 2]}-{number % 70}", [new(number)])
+    if compacted:
+        store.set_retention(category="a", max_count=2)
+        store.set_retention("b-1", before=10)
+        store.compact()
+        store.append("b-1", [new()])
+    filters: list[dict[str, Any]] = [{}, {"category": "a"}, {"prefix": "b-1"}]
+    expected = [list(store.streams(**arguments)) for arguments in filters], store.info()
+    sizes: list[int] = []
+    find_ends = catalog.Look.find_ends
+
+    def sized(
+        look: catalog.Look, low: int, high: int, *, first: bool
+    ) -> tuple[Sequence[int], list[int], int]:
+        found = find_ends(look, low, high, first=first)
+        sizes.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(catalog.Look, "find_ends", sized)
+    monkeypatch.setattr(catalog, "_LEAST_PIECE", 16)
+    monkeypatch.setattr(catalog, "_SAMPLED", 3)
+    assert ([list(store.streams(**arguments)) for arguments in filters], store.info()) == expected
+    assert sizes
+    assert max(sizes) < 8
+
+
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that gets the number of events of each read from a log."""
     read: list[int] = []
-    records = Segment.records
+    pieces = Segment.pieces
 
-    def counting(segment: Segment, numbers: Sequence[int], **options: Any) -> Any:
-        read.append(len(numbers))
-        return records(segment, numbers, **options)
+    def counting(segment: Segment, numbers: Sequence[int]) -> tuple[list[bytes], int]:
+        found = pieces(segment, numbers)
+        read.append(found[1])
+        return found
 
     scan = Segment.scan
 
@@ -119,7 +153,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         read.append(end - first)
         return scan(segment, first, end)
 
-    monkeypatch.setattr(Segment, "records", counting)
+    monkeypatch.setattr(Segment, "pieces", counting)
     monkeypatch.setattr(Segment, "scan", counting_scan)
     return read
 
