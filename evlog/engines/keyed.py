@@ -27,6 +27,7 @@ from evlog.errors import CorruptionError, EvlogError, SubscriptionBusy, Unsuppor
 from evlog.model.checkpoints import Checkpoint, ParkedEvent
 from evlog.model.events import id_text, make_ids, now_ns
 from evlog.model.filters import EventFilter
+from evlog.model.reports import DAMAGE, Finding
 from evlog.process.forks import register_fork_reset
 from evlog.process.threads import without_signals
 
@@ -382,6 +383,28 @@ def checkpoint_names(records: KeyValue) -> list[str]:
 def checkpoints(records: KeyValue) -> Iterator[tuple[str, Checkpoint | None]]:
     """Iterate over all subscriptions by name."""
     return ((name, KeyedCheckpoint(records, name).decode(record)) for name, record in _kept(records))
+
+
+def check_checkpoints(records: KeyValue, head: Callable[[], int]) -> list[Finding]:
+    """Return a finding for each checkpoint that cannot be read, or is beyond the end of the log.
+
+    Args:
+        head: returns where the log ends. Called after the checkpoints are read: they go on meanwhile.
+    """
+    findings, places = list[Finding](), dict[str, int]()
+    for name, record in _kept(records):
+        try:
+            place = KeyedCheckpoint(records, name).decode(record)
+        except CorruptionError as error:
+            findings.append(Finding("checkpoint", DAMAGE, "", None, None, error.detail))
+        else:
+            places[name] = 0 if place is None else place.position
+    end = head() if places else 0
+    for name, position in places.items():
+        if position > end:
+            detail = f"subscription {name} is at position {position}, beyond the end of the log"
+            findings.append(Finding("checkpoint", DAMAGE, "", None, None, detail))
+    return findings
 
 
 def _kept(records: KeyValue) -> list[tuple[str, Record]]:

@@ -192,6 +192,7 @@ class VerifyReport(NamedTuple):
     """
 
     events: int
+    """with those of the store's own"""
     segments: int
     bytes: int
     position: int

@@ -33,6 +33,12 @@ class SchemaTests(EngineTests):
         store.set_schema("P", POSITIVE)
         return store
 
+    def test_verify_counts_events_of_the_stores_own(self, strict: EventStore) -> None:
+        strict.append("a", [new(0), new(1)])
+        for is_quick in (True, False):
+            assert strict.verify(quick=is_quick).events == 3
+        assert strict.info().events == 2
+
     def test_data_that_does_not_fit_is_refused_with_its_place(self, store: EventStore) -> None:
         store.set_schema("P", LINKED)
         data = {"amount": 10, "b": 0}

@@ -10,6 +10,7 @@ import pytest
 
 import evlog
 from evlog import Event, EventStore
+from evlog.model.checkpoints import Checkpoint
 from evlog.testing.base import LONG_SECONDS, EngineTests, numbers, run_to_end
 
 
@@ -56,6 +57,18 @@ class SubscriptionTests(EngineTests):
         with pytest.raises(evlog.SubscriptionNotFound):
             filled.subscription("n")
         assert filled.subscriptions() == []
+
+    def test_verify_finds_a_checkpoint_beyond_the_end(self, filled: EventStore) -> None:
+        run_to_end(filled, "n")
+        assert filled.verify(quick=True).ok
+        checkpoint = filled.engine.checkpoint("n")
+        checkpoint.acquire()
+        checkpoint.save(Checkpoint(filled.head + 1, None, None))
+        checkpoint.release()
+        for is_quick in (True, False):
+            report = filled.verify(quick=is_quick)
+            assert [finding.kind for finding in report.findings] == ["checkpoint"]
+            assert not report.ok
 
     def test_a_first_run_does_not_begin_behind_the_end(self, filled: EventStore) -> None:
         with pytest.raises(evlog.InvalidArgument):

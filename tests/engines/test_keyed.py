@@ -14,6 +14,7 @@ from evlog.engines.keyed import (
     KeyedCheckpoint,
     KeyedSnapshot,
     Record,
+    check_checkpoints,
     checkpoint_names,
     checkpoints,
     snapshot_names,
@@ -308,6 +309,18 @@ def test_a_damaged_record_stays_one_until_it_is_reset_or_deleted(value: bytes) -
     reset.delete()
     reset.release()
     assert list(records.list(())) == []
+
+
+def test_checkpoints_that_are_damaged_or_beyond_the_end_are_findings() -> None:
+    records = MemoryRecords()
+    assert check_checkpoints(records, lambda: 0) == []
+    one = held(records)
+    one.create(FIRST)
+    one.release()
+    records.put(("subscription", "damaged"), b"x", None)
+    for head, names in ((7, ["'damaged'"]), (6, ["'damaged'", "n is at position 7, beyond"])):
+        found = check_checkpoints(records, lambda head=head: head)  # type: ignore[misc]
+        assert [name in each.detail for name, each in zip(names, found, strict=True)] == [True] * len(names)
 
 
 @pytest.mark.parametrize("value", [b"x", b"[]", b"{}", b'{"position":"x"}'])

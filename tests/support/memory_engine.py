@@ -16,6 +16,7 @@ from evlog.engines.keyed import (
     KeyedCheckpoint,
     KeyedSnapshot,
     Record,
+    check_checkpoints,
     checkpoint_names,
     snapshot_names,
 )
@@ -226,7 +227,8 @@ class MemoryEngine:
         raise Unsupported(NAME, "compaction")
 
     def verify(self, *, quick: bool, against: str | None, progress: Progress | None) -> VerifyReport:
-        return VerifyReport(len(self._opened().events), 1, 0, self.head(), None, ())
+        findings = check_checkpoints(self._opened().records, self.head)
+        return VerifyReport(len(self._opened().events), 1, 0, self.head(), None, tuple(findings))
 
     def snapshot(self, name: str, stream: str | None) -> KeyedSnapshot:
         return KeyedSnapshot(self._opened().records, name, stream)

@@ -8,7 +8,7 @@ from evlog.engines.deciding import content_digest
 from evlog.engines.digest import LogDigest
 from evlog.engines.dynamodb.items import decode_id, id_key
 from evlog.engines.dynamodb.reading import IndexBehind
-from evlog.engines.keyed import checkpoints
+from evlog.engines.keyed import check_checkpoints
 from evlog.model.filters import LogSelection
 from evlog.model.pins import maybe_parse_pin
 from evlog.model.redaction import since
@@ -39,7 +39,8 @@ def verify(
     """Check a store. `quick` leaves out what reads every event."""
     pin = maybe_parse_pin(against, quick=quick)
     state = core.state()
-    findings = _check_counts(core, reader, records, state)
+    events = sum(head.events for _, head in reader.heads(state))
+    findings = _check_counts(core, events, state) + check_checkpoints(records, lambda: core.state().position)
     digest, redactions = None, core.redactions(state)
     if not quick:
         whole = LogDigest(pin)
@@ -51,25 +52,15 @@ def verify(
         findings += whole.check_redacted(redactions, state.standing)
         if digest is not None:
             findings += whole.check_pin(lambda position: sum(1 for _ in reader.removed(0, position)))
-    report = VerifyReport(state.events, 1, state.size, state.position, digest, tuple(findings))
+    report = VerifyReport(events, 1, state.size, state.position, digest, tuple(findings))
     return report if pin is None else report._replace(redactions=since(redactions, pin[0]))
 
 
-def _check_counts(core: Core, reader: Reader, records: KeyValue, state: LogState) -> list[Finding]:
-    findings = []
-    total = sum(head.events for _, head in reader.heads(state))
-    if total + state.removed + state.lost != state.position and core.state() == state:
-        detail = (
-            f"the log ends at {state.position}, and {total + state.removed + state.lost} are accounted for"
-        )
-        findings.append(_damage("position", None, detail))
-    kept = list(checkpoints(records))
-    end = core.state().position  # after the checkpoints: they may be beyond what was the end before
-    for name, place in kept:
-        if place is not None and place.position > end:
-            detail = f"subscription {name} is at position {place.position}, beyond the end of the log"
-            findings.append(_damage("checkpoint", None, detail))
-    return findings
+def _check_counts(core: Core, events: int, state: LogState) -> list[Finding]:
+    counted = events + state.removed + state.lost
+    if counted == state.position or core.state() != state:
+        return []
+    return [_damage("position", None, f"the log ends at {state.position}, and {counted} are accounted for")]
 
 
 def _check_events(

@@ -16,6 +16,7 @@ from evlog.engines.kafka.partitions import PartitionedTopic
 from evlog.engines.kafka.reading import Reader
 from evlog.engines.kafka.records import FORMAT, encode_event, encode_forget, encode_piece, encode_standing
 from evlog.engines.kafka.writing import Decision
+from evlog.engines.keyed import check_checkpoints
 from evlog.engines.reading import ReadsByReader
 from evlog.errors import EventTooLarge, ServerUnsuitable, StoreNotFound, Unsupported
 from evlog.model.events import MAX_EVENT_BYTES, Event, now_ns
@@ -216,9 +217,9 @@ class KafkaEngine(TopicEngine, ReadsByReader):
         """Check the local index, and compare each event in the topic with it."""
         from evlog.engines.kafka.verify import verify
 
-        return verify(
-            self._client, self._index(), self.store_id, quick=quick, against=against, progress=progress
-        )
+        index = self._index()
+        report = verify(self._client, index, self.store_id, quick=quick, against=against, progress=progress)
+        return report._replace(findings=(*report.findings, *check_checkpoints(self.records, self.head)))
 
     # --- mirrors
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evlog.engines.digest import LogDigest
+from evlog.engines.keyed import check_checkpoints
 from evlog.model.pins import maybe_parse_pin
 from evlog.model.redaction import Redaction, maybe_decode_redaction, since
 from evlog.model.reports import DAMAGE, Finding, VerifyReport
@@ -48,7 +49,8 @@ def verify(
     if missing and head == core.head() and is_known:
         detail = f"positions are missing: the log ends at {head}, and {events} are accounted for"
         findings.append(Finding("position", DAMAGE, "", None, None, detail))
-    report = VerifyReport(info.events, info.segments, info.bytes, head, digest, tuple(findings))
+    findings += check_checkpoints(core.records, core.head)
+    report = VerifyReport(events, info.segments, info.bytes, head, digest, tuple(findings))
     return report if pin is None else report._replace(redactions=since(redactions, pin[0]))
 
 

@@ -104,7 +104,8 @@ def verify(
         redactions = _redactions(core)
         findings += whole.check_redacted(redactions, standing(core))
         findings += whole.check_pin(partial(_count_removed, core))
-    report = VerifyReport(info.events, info.segments, info.bytes, head, digest, tuple(findings))
+    ((events,),) = core.connections.fetch("select count(*) from {schema}.events where {same}")
+    report = VerifyReport(events, info.segments, info.bytes, head, digest, tuple(findings))
     return report if pin is None else report._replace(redactions=since(redactions, pin[0]))
 
 
