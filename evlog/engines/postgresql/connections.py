@@ -547,7 +547,7 @@ def translate(
         return InvalidArgument(f"invalid URL {where} ({text.partition(': ')[2]})")
     if _OTHER_STORE in text:
         return StoreReplaced(where)
-    if (newer := re.search(rf'"(\d+){_NEWER}"', text)) is not None:
+    if (newer := re.search(rf"(\d+){_NEWER}", text)) is not None:
         return UnsupportedFormat(where, int(newer[1]), FORMAT)
     if state == "53100":
         return StoreFull(where, text)
@@ -562,7 +562,7 @@ def translate(
 
 def is_read_only(error: psycopg.Error) -> bool:
     """Return whether the server is a standby, or has been made read-only."""
-    return error.sqlstate == "25006" or (error.sqlstate == "55000" and "recovery" in str(error))
+    return error.sqlstate in ("25006", "55000")  # 55000: of a function that a standby does not have
 
 
 def is_broken(error: psycopg.Error) -> bool:

@@ -14,6 +14,7 @@ from evlog.engines.postgresql.connections import Connections, Statement
 from evlog.engines.postgresql.policies import PolicyCache
 from evlog.engines.postgresql.rows import COLUMNS, Conditions, conditions_of, load_rows, moment
 from evlog.engines.reading import matching_content
+from evlog.errors import CorruptionError
 from evlog.model.events import SYSTEM_PREFIX, Event, now_ns
 from evlog.model.reports import StreamInfo, retention_of
 from evlog.model.retention import KEEP_ALL, first_visible_version, visible_since_us
@@ -148,6 +149,9 @@ class Reader:
                 for name, version, events, time_us in rows:
                     if name.startswith(SYSTEM_PREFIX) and not include_system:
                         continue
+                    if time_us is None:
+                        detail = f"stream {name!r} is listed with events, and has none"
+                        raise CorruptionError(self._connections.address.text, None, detail)
                     first, count, kept = version - events + 1, events, None
                     rule = rules.rule_for(name)
                     if rule is not None and rule != KEEP_ALL:

@@ -21,7 +21,14 @@ import evlog
 from evlog import NewEvent
 from evlog.engines.postgresql.appends import FLUSH
 from evlog.engines.postgresql.checkpoints import PostgresqlCheckpoint
-from evlog.engines.postgresql.connections import Address, Connections, DatabaseNotFound, Session, Statement
+from evlog.engines.postgresql.connections import (
+    Address,
+    Connections,
+    DatabaseNotFound,
+    Session,
+    Statement,
+    translate,
+)
 from evlog.engines.postgresql.engine import PostgresqlEngine
 from evlog.model.appends import AppendRequest
 from evlog.model.events import JSON_CODE, MAX_EVENT_BYTES, Event
@@ -123,6 +130,40 @@ def test_an_error_after_a_lost_answer_leaves_the_outcome_unknown(
         place = schema + "_moved" * ("rename" in change)
         count = admin.execute(f"select count(*) from {place}.events".encode()).fetchone()
         assert count == (2,)
+
+
+@pytest.mark.parametrize(
+    ("state", "text", "kind"),
+    [
+        (
+            "22P02",
+            "ungültige Eingabesyntax für Typ bigint: »7 is a newer format of evlog«",
+            evlog.UnsupportedFormat,
+        ),
+        (
+            "22P02",
+            "ungültige Eingabesyntax für Typ bigint: »x is another store of evlog«",
+            evlog.StoreReplaced,
+        ),
+        ("55000", "Wiederherstellung läuft", evlog.StoreUnreachable),
+        (
+            "25006",
+            "INSERT kann nicht in einer Read-Only-Transaktion ausgeführt werden",
+            evlog.StoreUnreachable,
+        ),
+        ("3D000", "Datenbank »x« existiert nicht", evlog.StoreNotFound),
+        ("42P01", "Relation »events« existiert nicht", evlog.StoreNotFound),
+        ("28P01", "Passwort-Authentifizierung für Benutzer »x« fehlgeschlagen", evlog.StoreAccessDenied),
+        ("42501", "keine Berechtigung für Tabelle events", evlog.StoreAccessDenied),
+        ("55P03", "storniere Anfrage wegen Zeitüberschreitung einer Sperre", evlog.LockTimeout),
+        ("53100", "konnte Datei nicht erweitern", evlog.StoreFull),
+        ("57P01", "breche Verbindung ab aufgrund von Anweisung des Administrators", evlog.StoreUnreachable),
+    ],
+)
+def test_errors_are_known_in_any_language_of_the_server(state: str, text: str, kind: type) -> None:
+    """Of a statement the server says its code. Of a connection that fails libpq gives only the text."""
+    error = psycopg.errors.lookup(state)(text)
+    assert isinstance(translate(error, Address("postgresql://h/x")), kind)
 
 
 @pytest.mark.parametrize("detail", ["", ", detail = 'x'", """, detail = '{"error":"Unheard","at":0}'"""])
