@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from evlog.engines.dynamodb.client import Refused
-from evlog.engines.dynamodb.items import INDEX, LOG_KEY, LogState, decode_log, encode_log
+from evlog.engines.dynamodb.items import INDEX, LOG_KEY, LogState, damaged, decode_log, encode_log
 from evlog.errors import EngineError, ServerUnsuitable, StoreNotFound, StoreUnreachable
 
 if TYPE_CHECKING:
@@ -52,7 +52,11 @@ def open_table(client: Client, *, create: bool) -> tuple[str, bool]:
         return state.store_id, True
     if "format" not in item:
         raise _unsuitable(client)
-    return decode_log(item, client.address.text).store_id, False
+    store_id = decode_log(item, client.address.text).store_id
+    try:
+        return str(UUID(store_id)), False
+    except ValueError:
+        raise damaged(item, "store_id") from None
 
 
 def create_table(client: Client) -> None:

@@ -235,6 +235,15 @@ def test_a_log_that_another_program_has_changed_is_damaged(store: EventStore, na
         assert caught.value.exit_code == 4
 
 
+def test_a_store_whose_id_another_program_has_changed_is_damaged(store: EventStore) -> None:
+    client = client_of(store)
+    item = client.get(LOG_KEY)
+    assert item is not None
+    client.put(item | {"store_id": {"S": "x"}})
+    with pytest.raises(evlog.CorruptionError, match="store_id"):
+        evlog.open(store.path)
+
+
 def test_an_item_of_somebody_else_is_not_taken_for_the_log(store: EventStore) -> None:
     client_of(store).put({"PK": {"S": "LOG"}, "SK": {"S": "HEAD"}})
     with pytest.raises(evlog.ServerUnsuitable):

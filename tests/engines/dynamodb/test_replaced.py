@@ -26,7 +26,9 @@ def test_a_run_ends_where_another_store_was_made(dynamodb_url: Url, name: str | 
 
 def _raise_format(url: str) -> None:
     values = {":f": {"N": "2"}, ":one": {"N": "1"}}
-    Client(Address(url)).update(LOG_KEY, "SET #f = :f ADD revision :one", None, values, {"#f": "format"})
+    client = Client(Address(url))
+    client.update(LOG_KEY, "SET #f = :f ADD revision :one", None, values, {"#f": "format"})
+    client.close()
 
 
 def test_a_store_that_a_newer_evlog_has_changed_is_left_alone(dynamodb_url: Url) -> None:
