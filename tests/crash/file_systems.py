@@ -196,6 +196,8 @@ def _take_in(known: Knowledge, note: str) -> None:
     what, _, number = note.partition(" ")
     if what == "created":
         known.created = True
+    elif what == "delivered":
+        known.delivered = int(number)
     elif what in {"sent", "acked"}:
         (known.sent if what == "sent" else known.acked).append(int(number))
 
@@ -281,9 +283,11 @@ def _refused_writes(path: str, device: RecordedDevice) -> Ran:
     """Fail syncs of frames: the kernel keeps the pages in memory, and takes them for written.
 
     Of the writers, some are killed at once, and some are followed by one that syncs nothing: its frame is in
-    the same page, which the kernel then keeps. Others continue before and after them.
+    the same page, which the kernel then keeps. Others continue before and after them. What a follower was
+    given stays.
     """
     history = History(device)
+    delivered: list[bytes] = []
     bad = "refused by the device "
     with open_store(path, create=True, segment_events=999, segment_bytes=1 << 20):
         device.note("created", 0)
@@ -305,10 +309,21 @@ def _refused_writes(path: str, device: RecordedDevice) -> Ran:
                     lazy.append_many(
                         history.batches[history.sent([("lazy", [event(100 * turn + 7)])])].appends
                     )
-            else:
-                with contextlib.suppress(StoreIOError):
-                    send(other, 8)
-    return Ran(history.batches)
+                continue  # what it says is acknowledged is not on the device, and a follower believes it
+            with contextlib.suppress(StoreIOError):
+                send(other, 8)
+        with open_store(path) as late:
+            delivered += [found.id_bytes for found in late.subscribe(after=len(delivered), follow=False)]
+        device.note("delivered", len(delivered))
+    return Ran(history.batches, partial(_check_followed, delivered))
+
+
+def _check_followed(delivered: list[bytes], path: str, known: Knowledge) -> None:
+    if known.delivered:
+        with open_store(path) as store:
+            found = [event.id_bytes for event in store.read_all(limit=known.delivered)]
+        assert found == delivered[: known.delivered], "a follower was given what is not there"
+    check_recovery(path, known)
 
 
 def _fail(path: str, appends: Sequence[Append], *, killed: bool) -> None:

@@ -91,12 +91,16 @@ class History:
 
 @dataclass
 class Knowledge:
-    """What clients know at one moment: which batches they sent, which were acknowledged."""
+    """What clients know at one moment: which batches they sent, which were acknowledged.
+
+    `delivered`: how many events, from the first on, a follower was given.
+    """
 
     batches: list[Batch]
     sent: list[int] = field(default_factory=list)
     acked: list[int] = field(default_factory=list)
     created: bool = False
+    delivered: int = 0
 
     def take_in(self, op: Op) -> None:
         if op.kind != "note":

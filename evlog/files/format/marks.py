@@ -1,7 +1,8 @@
 """The file `durable`: how far the active log is written and synced, and whether a sync of it failed.
 
 It holds four marks of 52 bytes, each zeros where nothing is known. It is never synced: a missing, damaged or
-old mark is safe, because it only understates what is acknowledged and synced.
+old mark is safe, because it only understates what is acknowledged and synced. The acknowledged mark can
+outlive frames that a power loss takes, so recovery removes it where it is beyond the end of the log.
 
     offset  size  mark
          0    52  written       the manifest, and how far its active log is written or being written

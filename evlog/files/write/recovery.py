@@ -23,6 +23,7 @@ from evlog.files.format import paths
 from evlog.files.format.entries import ENTRY_BYTES
 from evlog.files.format.headers import FILE_HEADER_BYTES, KIND_OFFSETS, encode_file_header
 from evlog.files.format.marks import (
+    ACKNOWLEDGED_MAGIC,
     DURABLE_MAGIC,
     MARK_BYTES,
     NO_MARK,
@@ -97,6 +98,10 @@ def recover_locked(
         # Synced before anything is written after it: else a power loss could bring the old tail back.
         disk.sync(log_file)
         log.look()
+    if marks.acknowledged is not None and marks.acknowledged.offset > active.end:
+        # It is that of frames that are lost, of a writer with sync="none". A follower would take what is
+        # written in their place for acknowledged.
+        write_mark(marks_file, ACKNOWLEDGED_MAGIC, None, disk)
     if marks.suspect is not None:
         write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, synced), disk)
     # Also if it is that of an older segment.

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from evlog.errors import StoreIOError
+from evlog.files.format.entries import ENTRY_BYTES
+from evlog.files.format.headers import FILE_HEADER_BYTES
 from evlog.files.format.paths import segment_path
 from evlog.files.log.log import Log
 from evlog.store import EventStore
@@ -81,6 +83,21 @@ def test_a_sync_covers_no_more_than_it_was_begun_for(pair: Pair) -> None:
     assert log.head == 4
     assert log.durable_offset() < log.active.segment.end
     assert acknowledged(log) == 4  # without a sync, as its writer wanted it
+
+
+def test_what_takes_the_place_of_lost_frames_is_not_acknowledged_by_their_mark(pair: Pair) -> None:
+    """A power loss takes frames that were not synced, and leaves the mark that acknowledges them."""
+    with open_store(pair.path, sync="none") as lazy:
+        length = pair.log().active.segment.end
+        lazy.append("s", [new()])
+    os.truncate(segment_path(pair.path, 1, 0, "log"), length)
+    os.truncate(segment_path(pair.path, 1, 0, "offsets"), FILE_HEADER_BYTES + 2 * ENTRY_BYTES)
+    disk, seen = RecordingDisk(pair.world), []
+    disk.during_sync = lambda: seen.append(acknowledged(pair.log()))
+    with open_store(pair.path, disk=disk) as heir:
+        heir.append("s", [new()])
+    assert set(seen) == {2}
+    assert acknowledged(pair.log()) == 3
 
 
 def test_a_late_mark_does_not_take_back_a_later_one(pair: Pair) -> None:
