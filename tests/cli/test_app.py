@@ -145,7 +145,7 @@ def test_every_exit_code_of_the_contract_has_a_class() -> None:
     [
         (
             ZeroDivisionError("by zero"),
-            "failed unexpectedly (ZeroDivisionError: by zero); please report this",
+            "(ZeroDivisionError: by zero); please report this as a bug, unless `evlog verify` finds damage",
         ),
         (OSError(5, "Input/output error", "there"), "Input/output error: there; check it and try again"),
         (RecursionError("deep"), "failed unexpectedly (RecursionError"),

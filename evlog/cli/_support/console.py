@@ -245,7 +245,11 @@ def report(error: Exception) -> None:
     elif isinstance(error, ImportError) and not (error.name or "evlog").startswith("evlog"):
         message = f"cannot load {error.name} ({error}); install it again, or raise the limit of the memory"
     else:
-        message = f"failed unexpectedly ({type(error).__name__}: {error}); please report this as a bug"
+        # A store from elsewhere may hold what no evlog writes: `verify` checks each field.
+        message = (
+            f"failed unexpectedly ({type(error).__name__}: {error}); "
+            "please report this as a bug, unless `evlog verify` finds damage"
+        )
     if errors_as_json():
         _write_stderr(encode_object({"error": type(error).__name__, "message": message, **attributes}))
     else:
