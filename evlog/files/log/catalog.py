@@ -347,7 +347,8 @@ class _Ends:
                 self._lasts[at].extend(lasts)
         self._count += len(seen)
         self._versions += total
-        if not self._only_last and events != total - (sum(firsts.values()) - len(firsts)):
+        # Each name beside another adds to what is missing, unless a compaction has removed first versions.
+        if not self._only_last and (self.is_compacted or events != total):
             self._find_shared(low, high, firsts)
 
     def _find_shared(self, low: int, high: int, firsts: dict[int, int]) -> None:
