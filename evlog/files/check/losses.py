@@ -14,6 +14,7 @@ from evlog.errors import EvlogError
 from evlog.files.check.logs import LogCheck
 from evlog.files.check.offsets import OffsetsCheck
 from evlog.files.check.records import RECORDS
+from evlog.files.check.removals import check_removed
 from evlog.files.check.segments import missing_segment
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import ReadFile
@@ -107,7 +108,14 @@ def lost_in_segment(task: SegmentTask, tasks: Sequence[SegmentTask]) -> list[Los
         if task.info.generation and task.info.sealed:  # positions have gaps: only their range is known
             first, last = task.info.first_position, task.info.last_position
         losses.append(Loss(task.log_name, first, last, run.events, streams))
-    return losses
+    return losses + lost_ids(task)
+
+
+def lost_ids(task: SegmentTask) -> list[Loss]:
+    """Return the loss of a damaged file of removed events: no event, but the ids of those events."""
+    if check_removed(task) is None:
+        return []
+    return [Loss(f"{task.name}.removed", task.info.first_position, task.info.last_position, 0, {})]
 
 
 def _all_of(task: SegmentTask) -> Lost:

@@ -22,7 +22,7 @@ from evlog.errors import CorruptionError, EvlogError, ExtraNotInstalled, NotASto
 from evlog.files.check.containers import Container, written_header
 from evlog.files.check.files import take_snapshot
 from evlog.files.check.logs import LogCheck
-from evlog.files.check.losses import SegmentRecords, lost_in_segment
+from evlog.files.check.losses import SegmentRecords, lost_ids, lost_in_segment
 from evlog.files.check.removals import check_removed
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.files import DISK, Disk, ReadFile, WriteFile, list_directory
@@ -40,6 +40,7 @@ from evlog.files.format.headers import (
     FILE_HEADER_BYTES,
     KIND_LOG,
     KIND_OFFSETS,
+    KIND_REMOVED,
     FileHeader,
     FormatFault,
     decode_file_header,
@@ -48,10 +49,12 @@ from evlog.files.format.headers import (
 from evlog.files.format.manifest import Manifest, SegmentInfo
 from evlog.files.format.marks import UNBOUNDED, WRITTEN_MAGIC, Mark, encode_mark
 from evlog.files.format.paths import SegmentFile
+from evlog.files.format.removed_events import event_column
 from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.later import maybe_later_log
 from evlog.files.log.manifest_file import manifest_crc, replace_manifest
 from evlog.files.log.parts import OpenParts, SealedPart
+from evlog.files.log.removed import RemovedEvents
 from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS, check_outside
 from evlog.files.write.roll import create_segment, new_tag, sync_names
 from evlog.model.events import id_text
@@ -200,11 +203,35 @@ def _without_manifest(store: str) -> tuple[Manifest, list[SegmentTask]]:
         info = SegmentInfo(header.first_position, header.generation, header.tag, compressed_bytes=packed)
         size = SegmentTask(store, store_id, info, 0).open_log().size()
         task = SegmentTask(store, store_id, info, size)
-        reached = max(reached, LogCheck(task).run().last_position)
+        task = _with_removed(task)
+        reached = max(reached, _last_position(task, LogCheck(task).run()))
         tasks.append(task)
     infos = tuple(task.info for task in tasks)
     settings = DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS
     return Manifest(id_text(store_id), *settings, infos), tasks
+
+
+def _with_removed(task: SegmentTask) -> SegmentTask:
+    """Return the segment with its file of removed events, if that is whole."""
+    path, header = f"{task.path}.removed", task.info.header(KIND_REMOVED, task.store_id)
+    try:
+        file = ReadFile(path)
+        removed = RemovedEvents(path, header, file.size())
+        removed.check_all()
+    except (FileNotFoundError, EvlogError):
+        return task
+    crc = 0
+    for at in range(0, file.size(), _COPY_BYTES):
+        crc = crc32(file.read(_COPY_BYTES, at), crc)
+    counts = {"removed_events": removed.events, "removed_bytes": file.size(), "removed_crc": crc}
+    return task._replace(info=task.info._replace(**counts))
+
+
+def _last_position(task: SegmentTask, check: LogCheck) -> int:
+    """Return the last position of a segment, also if its event was removed."""
+    last = max(task.info.last_position, check.last_position)
+    removed = None if task.info.sealed else task.open_removed()
+    return last if removed is None else max(last, *event_column(removed.rows(), "position"))
 
 
 def _log_headers(store: str) -> Iterator[tuple[FileHeader, int]]:
@@ -252,14 +279,14 @@ def _copy_segment(
     if check.damages:
         copied = _rewrite_segment(segment, out, disk)
         losses = lost_in_segment(task, tasks)
-        last = max(check.last_position, info.last_position)
+        last = _last_position(task, check)
         return _Copied(copied, last, check.last_time_us, losses)
     if not check.count and not info.removed_bytes:
         return _Copied(None, info.first_position - 1, 0, [])
     sealed = info._replace(
         compressed_bytes=0,  # the copy is plain
         generation=info.generation + int(renumber),
-        last_position=info.last_position or check.last_position,
+        last_position=_last_position(task, check),
         events=check.count,
         log_bytes=check.end,
         offsets_crc=crc32(check.entries),
@@ -276,7 +303,7 @@ def _copy_segment(
         disk.write_at(file, source.read(min(_COPY_BYTES, check.end - at), at), at)
     _finish(file, out, header, sealed, bytes(check.entries), disk)
     sealed = _copy_removed(task, header, sealed, out, disk)
-    return _Copied(sealed, sealed.last_position, sealed.last_time_us, [])
+    return _Copied(sealed, sealed.last_position, sealed.last_time_us, lost_ids(task))
 
 
 def _rewrite_segment(segment: SegmentRecords, out: str, disk: Disk) -> SegmentInfo | None:
@@ -304,7 +331,7 @@ def _rewrite_segment(segment: SegmentRecords, out: str, disk: Disk) -> SegmentIn
         disk.remove(info.path(out, paths.LOG))
         return None
     sealed = info._replace(
-        last_position=max(old.last_position, check.last_position),
+        last_position=_last_position(segment.task, check),
         events=len(entries) // ENTRY_BYTES,
         log_bytes=end,
         offsets_crc=crc32(entries),

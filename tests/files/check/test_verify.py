@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -462,6 +463,39 @@ def test_a_compacted_store_is_salvaged_with_its_gaps_and_ids(
         assert len(after) == len(before) - 1
         assert set(after) < set(before)
         assert salvaged.append("s-0", [new(0, "T0", id=number_id(0))]).duplicate  # removed, and still known
+
+
+@pytest.mark.parametrize("removes_last", [False, True])
+def test_without_its_manifest_a_compacted_store_is_salvaged_with_its_gaps_and_ids(
+    filled: EventStore, memory_path: Path, removes_last: bool
+) -> None:
+    if removes_last:  # and nothing else tells of the last positions of a segment
+        for name in ("s-0", "s-1", "s-2"):
+            filled.delete_stream(name)
+    else:
+        filled.set_retention("s-0", max_count=1)
+    filled.compact()
+    digest, before = filled.verify().digest, list(filled.read_all())
+    Path(filled.path, "manifest.json").unlink()
+    assert evlog.salvage_store(filled.path, memory_path / "out").losses == ()
+    with evlog.open(memory_path / "out") as salvaged:
+        assert (salvaged.verify().digest, salvaged.verify().findings) == (digest, ())
+        assert list(salvaged.read_all()) == before
+        assert salvaged.append("s-0", [new(0, "T0", id=number_id(0))]).duplicate  # removed, and still known
+
+
+@pytest.mark.parametrize("damage", [flip_bit, Path.unlink])
+def test_a_salvage_and_a_repair_say_that_ids_of_removed_events_are_lost(
+    compacted: tuple[EventStore, str], memory_path: Path, damage: Callable[..., object]
+) -> None:
+    store, _ = compacted
+    path = next(Path(store.path, "segments").glob("*.removed"))
+    damage(path, *([70] if damage is flip_bit else []))
+    for losses in (
+        evlog.salvage_store(store.path, memory_path / "out").losses,
+        evlog.repair_store(store.path).losses,
+    ):
+        assert [(loss.file, loss.events) for loss in losses] == [(f"segments/{path.name}", 0)]
 
 
 def test_an_append_between_the_looks_of_verify_at_the_log_and_its_marks_is_no_damage(
