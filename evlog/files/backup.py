@@ -49,7 +49,7 @@ from evlog.files.log.active import ActiveSegment
 from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import manifest_crc, read_manifest, replace_manifest
-from evlog.files.log.parts import SegmentMoved
+from evlog.files.log.parts import SegmentMoved, missing
 from evlog.files.write.create import check_outside
 from evlog.files.write.roll import sync_names
 from evlog.model.reports import Backup
@@ -168,7 +168,11 @@ class _Run:
                 is_there = suffix == info.log_suffix or (suffix == paths.REMOVED and info.removed_bytes)
                 if not is_there:
                     continue
-                if self._copy(info.path(self._log.store, suffix), info.path(self._out, suffix)):
+                try:
+                    is_new = self._copy(info.path(self._log.store, suffix), info.path(self._out, suffix))
+                except FileNotFoundError as error:
+                    raise missing(self._log.store, info, error) from None
+                if is_new:
                     self._fresh.add(info.tag)
             else:
                 self._copy_if_there(info.path(self._log.store, suffix), info.path(self._out, suffix))

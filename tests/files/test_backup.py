@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 import evlog
-from evlog.errors import LockTimeout, NotAStore, StoreDiverged, UnsafeFile
+from evlog.errors import CorruptionError, LockTimeout, NotAStore, StoreDiverged, UnsafeFile
 from evlog.files import backup
 from evlog.files.backup import backup_store
 from evlog.files.disk.file_lock import FileLock
 from evlog.files.disk.files import Disk, ReadFile, WriteFile
 from evlog.files.format.paths import compaction_path
 from evlog.store import EventStore
-from tests.support.helpers import flip_bit, new, small_store
+from tests.support.helpers import flip_bit, new, segment_files, small_store
 
 
 @pytest.fixture
@@ -369,6 +369,14 @@ def test_damage_is_found_in_the_copy(store: EventStore, out: str) -> None:
     done = backup_store(store.path, out)
     assert not done.ok
     assert done.findings[0].file == "segments/00000000000000000001.0.log"
+
+
+def test_a_missing_log_is_damage_not_a_change_of_the_store(store: EventStore, out: str) -> None:
+    log = segment_files(store, "log")[0]
+    log.unlink()
+    with pytest.raises(CorruptionError, match="the file is missing") as caught:
+        evlog.backup_store(store.path, out)
+    assert caught.value.path == str(log)
 
 
 def test_a_link_in_the_store_is_not_followed(store: EventStore, out: str, memory_path: Path) -> None:
