@@ -126,6 +126,16 @@ def test_a_store_without_its_manifest_is_not_to_be_created_again(evlog: Evlog, h
     assert evlog("read", "-s", "rescued").line["stream"] == "s"
 
 
+@pytest.mark.parametrize("command", [["read"], ["append", "s", "T"], ["init"], ["verify"]])
+def test_a_manifest_that_was_overwritten_is_damage(evlog: Evlog, here: Path, command: list[str]) -> None:
+    evlog("append", "s", "T")
+    (here / ".evlog" / "manifest.json").write_text('{"name":"of another program"}')
+    result = evlog(*command)
+    assert result.code == 4
+    assert b"it is not a manifest, though there are segments" in result.out + result.err.encode()
+    assert "another directory" not in result.err
+
+
 @pytest.mark.parametrize("named", ["nowhere", "./nowhere", "/nowhere/at-all"])
 def test_a_missing_store_that_the_environment_names_is_called_so(
     evlog: Evlog, here: Path, monkeypatch: pytest.MonkeyPatch, named: str

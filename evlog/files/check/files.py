@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from evlog.errors import CorruptionError, EvlogError, NotAStore, StoreNotFound, UnsafeFile, UnsupportedFormat
+from evlog.errors import CorruptionError, EvlogError, StoreNotFound, UnsafeFile, UnsupportedFormat
 from evlog.files.check import findings as kinds
 from evlog.files.check.task import SegmentTask
 from evlog.files.disk.file_lock import SharedLock
@@ -132,12 +132,11 @@ def _size(path: str) -> int:
 def _read_manifest(store: str) -> Manifest:
     try:
         return read_manifest(store)
-    except (StoreNotFound, NotAStore) as error:
+    except StoreNotFound:
         if not _segment_files(store):
             raise
-        fault = "missing" if isinstance(error, StoreNotFound) else "not a manifest"
         path = paths.manifest_path(store)
-        raise CorruptionError(path, None, f"it is {fault}, though there are segments") from None
+        raise CorruptionError(path, None, "it is missing, though there are segments") from None
 
 
 def _segment_files(store: str) -> list[str]:

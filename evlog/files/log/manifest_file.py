@@ -96,7 +96,18 @@ def parse_manifest(raw: bytes, path: str, *, lazily: bool = False) -> Manifest:
     except FormatFault as fault:
         if raw.startswith(b'{"format":') or not raw.strip(b"\0"):
             raise CorruptionError(path, None, f"the manifest is not whole: {fault}") from None
-        raise NotAStore(os.path.dirname(path), "its manifest.json is not evlog's") from None
+        store = os.path.dirname(path)
+        if _has_segments(store):
+            raise CorruptionError(path, None, "it is not a manifest, though there are segments") from None
+        raise NotAStore(store, "its manifest.json is not evlog's") from None
+
+
+def _has_segments(store: str) -> bool:
+    try:
+        names = os.listdir(paths.segments_path(store))
+    except OSError:
+        return False  # of a manifest that is not evlog's that is enough to know
+    return any(map(paths.maybe_parse_segment_name, names))
 
 
 def read_stamp(store: str) -> Stamp:
