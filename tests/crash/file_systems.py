@@ -196,8 +196,8 @@ def _take_in(known: Knowledge, note: str) -> None:
     what, _, number = note.partition(" ")
     if what == "created":
         known.created = True
-    elif what == "delivered":
-        known.delivered = int(number)
+    elif what in {"delivered", "handled", "parked"}:
+        setattr(known, what, int(number))
     elif what in {"sent", "acked"}:
         (known.sent if what == "sent" else known.acked).append(int(number))
 
@@ -338,11 +338,49 @@ def _fail(path: str, appends: Sequence[Append], *, killed: bool) -> None:
     assert os.waitstatus_to_exitcode(status) == _REFUSED, "it acknowledged an event that the device refused"
 
 
+def _subscription(path: str, device: RecordedDevice) -> Ran:
+    """Run a subscription, also over events that their writer has not synced; park some of them."""
+    history = History(device)
+    parked: list[int] = []
+    with open_store(path, create=True, segment_events=9), open_store(path, sync="none") as lazy:
+        device.note("created", 0)
+        for turn in range(8):
+            with open_store(path) as store:
+                for number in range(1 + turn % 3):
+                    history.send(store, [("s", [event(10 * turn + number)])])
+                unsynced = history.sent([("lazy", [event(10 * turn + 5)])])
+                lazy.append_many(history.batches[unsynced].appends)
+                with store.subscribe("reader", follow=False, after=0 if turn == 0 else None) as run:
+                    for found in run:
+                        device.note("handled", found.position)
+                        if found.position % 4 == 0:
+                            run.park(found, "not today")
+                            parked.append(found.position)
+                            device.note("parked", len(parked))
+    return Ran(history.batches, partial(_check_subscription, parked))
+
+
+def _check_subscription(parked: list[int], path: str, known: Knowledge) -> None:
+    if known.created:
+        with open_store(path) as store:
+            infos = [info for info in store.subscriptions() if info.name == "reader"]
+            assert infos or not known.parked, "the subscription is gone"
+            if infos:
+                found = [event.position for event in store.parked("reader")]
+                assert found[: known.parked] == parked[: known.parked], "a parked event is gone"
+                with store.subscribe("reader", follow=False) as run:
+                    continued = [event.position for event in run]
+                assert continued == list(range(infos[0].position + 1, store.head + 1))
+                assert infos[0].position <= known.handled
+    check_recovery(path, known)
+
+
 SCENARIOS: Final[dict[str, Scenario]] = {
     "appends": _appends,
     "threads": _threads,
     "compaction": _compaction,
     "refused writes": _refused_writes,
+    "subscription": _subscription,
 }
 
 

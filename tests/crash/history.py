@@ -93,7 +93,8 @@ class History:
 class Knowledge:
     """What clients know at one moment: which batches they sent, which were acknowledged.
 
-    `delivered`: how many events, from the first on, a follower was given.
+    `delivered`: how many events, from the first on, a follower was given. Of a subscription `handled` is the
+    position of the last event that it was given, `parked` is how many were parked.
     """
 
     batches: list[Batch]
@@ -101,6 +102,8 @@ class Knowledge:
     acked: list[int] = field(default_factory=list)
     created: bool = False
     delivered: int = 0
+    handled: int = 0
+    parked: int = 0
 
     def take_in(self, op: Op) -> None:
         if op.kind != "note":
