@@ -353,7 +353,7 @@ MANIFESTS: dict[str, tuple[Damage, type[EvlogError]]] = {
     "flipped": (lambda manifest: flip(manifest, 40), CorruptionError),
     "flipped in its CRC": (lambda manifest: flip(manifest, -5), CorruptionError),
     "lengthened": (lambda manifest: manifest + b"\n", CorruptionError),
-    "not ours": (lambda _: b'{"name":"web app","icons":[]}', NotAStore),
+    "overwritten": (lambda _: b'{"name":"web app","icons":[]}', CorruptionError),
     "newer": (newer_manifest, UnsupportedFormat),
 }
 
