@@ -51,6 +51,45 @@ def test_store_is_closed_at_the_end_of_its_block_and_its_files_with_it(memory_pa
         gc.enable()
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files cannot be seen here")
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store, _: store.verify(),
+        lambda store, _: store.verify(quick=True),
+        lambda store, _: store.verify(against=f"5:{'0' * 64}"),
+        lambda store, _: evlog.repair_store(store.path),
+        lambda store, out: evlog.salvage_store(store.path, out),
+        lambda store, out: [evlog.backup_store(store.path, out) for _ in range(2)],
+        evlog.mirror,
+        lambda store, _: store.redact(3, reason="asked for"),
+        lambda store, _: store.compact(),
+        lambda store, _: (store.streams(), store.info()),
+        lambda store, _: list(store.subscribe("name", after=0, follow=False)),
+        lambda store, _: store.state("s-0", lambda _, event: event.json()),
+    ],
+)
+def test_what_a_store_did_leaves_no_file_open(
+    memory_path: Path, use: Callable[[EventStore, Path], object]
+) -> None:
+    """Else the space of files that a compaction has removed becomes free late."""
+    path = memory_path / "store"
+    with small_store(path) as store:
+        fill(store, 30)
+        store.set_retention("s-1", max_count=1)
+        store.redact(2, reason="asked for")
+        store.compact()
+        store.redact(6, reason="asked for")
+    gc.collect()
+    gc.disable()
+    try:
+        with evlog.open(path) as store:
+            use(store, memory_path / "out")
+        assert open_files_below(memory_path) == []
+    finally:
+        gc.enable()
+
+
 def open_files_below(path: Path) -> list[str]:
     """Return the files in a directory that this process has open or mapped."""
     mapped = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]

@@ -76,9 +76,13 @@ def backup_store(
         StoreBusy: segments are replaced faster than they can be copied.
         StoreFull, StoreIOError, CorruptionError: the next run continues.
     """
-    log = Log(store)
+    with Log(store) as log:
+        return _back_up(log, out, links, progress, disk)
+
+
+def _back_up(log: Log, out: str, links: bool, progress: Progress | None, disk: Disk) -> Backup:
     _check_place(log, out)
-    disk.make_dir(out, like=store)
+    disk.make_dir(out, like=log.store)
     disk.make_dir(paths.segments_path(out))
     compacting = FileLock(paths.compaction_path(out), 0.0, disk, readable=False)
     writing = FileLock(paths.lock_path(out), _PATIENCE_SECONDS, disk, readable=False)
@@ -289,13 +293,12 @@ class _Run:
         if os.path.isdir(paths.snapshots_path(self._out)):
             from evlog.state.snapshots import is_outdated  # few copies have any
 
-            copy = Log(self._out)
-            redactions = copy.find_version(REDACTIONS_STREAM, hash_stream(REDACTIONS_STREAM))
-            for name, stream in list_snapshots(copy):
-                kept = SnapshotFile(self._out, copy.manifest.store_id, name, stream, self._disk)
-                if is_outdated(kept, redactions):
-                    kept.delete()
-            copy.close()
+            with Log(self._out) as copy:
+                redactions = copy.find_version(REDACTIONS_STREAM, hash_stream(REDACTIONS_STREAM))
+                for name, stream in list_snapshots(copy):
+                    kept = SnapshotFile(self._out, copy.manifest.store_id, name, stream, self._disk)
+                    if is_outdated(kept, redactions):
+                        kept.delete()
         remove_leftovers(self._out, self._disk)
 
     def check(self, manifest: Manifest, *, everything: bool) -> Backup:
@@ -384,10 +387,11 @@ def _check_leftovers(log: Log, out: str, names: list[str]) -> None:
 def _check_history(log: Log, out: str) -> None:
     """Raise StoreDiverged if the copy was appended to: its last event must be the source's, by its id."""
     try:
-        parts = [part for part in Log(out).parts() if part.count]
-        if not parts:
-            return
-        last = parts[-1].segment.record(parts[-1].count - 1)
+        with Log(out) as copy:
+            parts = [part for part in copy.parts() if part.count]
+            if not parts:
+                return
+            last = parts[-1].segment.record(parts[-1].count - 1)
     except (CorruptionError, FileNotFoundError):
         return  # damaged files of the copy are copied again
     position, id = last[0], last[4]

@@ -24,17 +24,17 @@ def explain_compaction(store: str, pin: Pin) -> str:
     """Return why the digest of a position does not hold: the last compaction that reached it."""
     started = None
     try:
-        log = Log(store)
-        notes = read_stream(log, COMPACTIONS_STREAM, Bounds(), {STARTED_TYPE}, reverse=False, limit=None)
-        for event in notes:
-            document = _maybe_object(event.data)
-            if document is None or not document.get("rules"):
-                continue  # it removed nothing
-            if document.get("position") == pin.position and document.get("digest") == pin.digest:
-                when = _when(event.time_us)
-                rules = _rules(document)
-                return f"history was as pinned until it was compacted on {when} {rules}; pin a new digest"
-            started = started or (event.time_us, document)
+        with Log(store) as log:
+            notes = read_stream(log, COMPACTIONS_STREAM, Bounds(), {STARTED_TYPE}, reverse=False, limit=None)
+            for event in notes:
+                document = _maybe_object(event.data)
+                if document is None or not document.get("rules"):
+                    continue  # it removed nothing
+                if document.get("position") == pin.position and document.get("digest") == pin.digest:
+                    when = _when(event.time_us)
+                    rules = _rules(document)
+                    return f"history was as pinned until it was compacted on {when} {rules}; pin a new digest"
+                started = started or (event.time_us, document)
     except EvlogError:
         pass  # damage that is reported already
     if started is None:
@@ -83,9 +83,9 @@ def check_redactions(
         All redactions, and what is wrong.
     """
     try:
-        log = Log(seen.store)
-        redactions = log.retry_on_compaction(lambda: _read_redactions(log))
-        wrong = log.retry_on_compaction(lambda: _find_wrong(log, redactions))
+        with Log(seen.store) as log:
+            redactions = log.retry_on_compaction(lambda: _read_redactions(log))
+            wrong = log.retry_on_compaction(lambda: _find_wrong(log, redactions))
     except (EvlogError, *SENSELESS):
         return [], []  # damage, which is found elsewhere
     name = paths.SEGMENTS

@@ -31,10 +31,10 @@ def verify_quickly(snapshot: StoreSnapshot, checkpoints_of: Callable[[int], list
     events = sum(info.events for info in infos)
     head = infos[-1].first_position - 1
     try:
-        log = Log(snapshot.store)
-        events += log.active.segment.count
-        head = log.head
-        findings += _check_end(snapshot, log)
+        with Log(snapshot.store) as log:
+            events += log.active.segment.count
+            head = log.head
+            findings += _check_end(snapshot, log)
     except CorruptionError as damage:
         findings.append(_as_finding(snapshot.store, damage))
     findings += checkpoints_of(head)

@@ -123,23 +123,23 @@ def _repair(store: str, found: Sequence[Finding], lock_timeout_seconds: float | 
 def _repair_end_locked(store: str, lock_timeout_seconds: float | None, disk: Disk) -> None:
     """Do for the active segment what its next writer would: cut the torn tail, write entries and marks."""
     try:
-        log = Log(store)
-        active = log.active.segment
-        sync_names(store, disk)
-        log_file = disk.open(active.log_path)
-        offsets_file = disk.open(active.offsets_path, create=True)
-        marks_lock = FileLock(paths.durable_path(store), lock_timeout_seconds, disk)
-        with marks_lock as marks_file:
-            recover_locked(log, log_file, offsets_file, marks_file, disk, unsynced=True)
-            if os.fstat(marks_file.fd).st_size > MARKS_BYTES:
-                disk.cut(marks_file, MARKS_BYTES)
+        with Log(store) as log:
             active = log.active.segment
-            disk.sync(log_file)  # then the mark may say so
-            write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, active.end), disk)
-            write_mark(marks_file, ACKNOWLEDGED_MAGIC, None, disk)  # names no later offset
-            mark = log.written_mark(UNBOUNDED)  # what it said of ids may be what is repaired
-            write_mark(marks_file, WRITTEN_MAGIC, mark, disk)
-        marks_lock.close()
+            sync_names(store, disk)
+            log_file = disk.open(active.log_path)
+            offsets_file = disk.open(active.offsets_path, create=True)
+            marks_lock = FileLock(paths.durable_path(store), lock_timeout_seconds, disk)
+            with marks_lock as marks_file:
+                recover_locked(log, log_file, offsets_file, marks_file, disk, unsynced=True)
+                if os.fstat(marks_file.fd).st_size > MARKS_BYTES:
+                    disk.cut(marks_file, MARKS_BYTES)
+                active = log.active.segment
+                disk.sync(log_file)  # then the mark may say so
+                write_mark(marks_file, DURABLE_MAGIC, Mark(active.tag, active.end), disk)
+                write_mark(marks_file, ACKNOWLEDGED_MAGIC, None, disk)  # names no later offset
+                mark = log.written_mark(UNBOUNDED)  # what it said of ids may be what is repaired
+                write_mark(marks_file, WRITTEN_MAGIC, mark, disk)
+            marks_lock.close()
     except CorruptionError:
         return  # real damage: nothing was changed, and it is reported
 

@@ -61,7 +61,7 @@ from evlog.process.forks import register_fork_reset
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
-    from typing import Final, TypeVar
+    from typing import Final, Self, TypeVar
 
     from evlog.files.format.manifest import Manifest
     from evlog.files.log.manifest_file import Stamp
@@ -254,8 +254,14 @@ class Log:
         """Segments with a missing or damaged index; a writer that rebuilds it removes them from the list."""
         return self._opened.faulty
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Drop the sealed segments' files."""
+        """Drop the sealed segments' files: else they stay open until a garbage collection."""
         self._entries = None  # without the mutex, which a thread in the middle of an append may have
         self._opened.close()
 
