@@ -29,7 +29,7 @@ from evlog.files.disk.files import DISK, Disk, WriteFile
 from evlog.files.log.manifest_file import read_manifest
 from evlog.store import EventStore
 from evlog.testing.base import in_threads
-from tests.crash import compaction, recordings
+from tests.crash import compaction, recordings, test_redaction
 from tests.crash.block_device import (
     Operation,
     RecordedDevice,
@@ -375,12 +375,30 @@ def _check_subscription(parked: list[int], path: str, known: Knowledge) -> None:
     check_recovery(path, known)
 
 
+def _redaction(path: str, device: RecordedDevice) -> Ran:
+    """Redact events and erase them by compactions."""
+    with open_store(path, create=True) as store:
+        device.note("created", 0)
+        views = [test_redaction.view(store)]
+        for number, step in enumerate(test_redaction.STEPS):
+            device.note("sent", number)
+            step(store)
+            device.note("acked", number)
+            views.append(test_redaction.view(store))
+    return Ran([], partial(_check_redaction, views))
+
+
+def _check_redaction(views: list[test_redaction.View], path: str, known: Knowledge) -> None:
+    test_redaction.check(path, known, views, thorough=True)
+
+
 SCENARIOS: Final[dict[str, Scenario]] = {
     "appends": _appends,
     "threads": _threads,
     "compaction": _compaction,
     "refused writes": _refused_writes,
     "subscription": _subscription,
+    "redaction": _redaction,
 }
 
 

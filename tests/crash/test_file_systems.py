@@ -21,7 +21,7 @@ def _need(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", _SOME, ids=[kind.name for kind in _SOME])
-@pytest.mark.parametrize("name", ["appends", "compaction", "refused writes", "subscription"])
+@pytest.mark.parametrize("name", ["appends", "compaction", "redaction", "refused writes", "subscription"])
 def test_a_power_loss_takes_nothing_that_was_acknowledged(kind: Kind, name: str) -> None:
     _need(kind)
     with recorded(kind, SCENARIOS[name]) as done:

@@ -69,10 +69,12 @@ def clear_leftovers(log: Log, lock: FileLock, disk: Disk) -> None:
         if later is not None:
             raise outdated(log.store, later)
         directory = paths.segments_path(log.store)
-        for name in list_directory(directory):
-            meaning = paths.maybe_parse_segment_name(name)
-            if meaning is not None and not log.manifest.names(meaning):
-                disk.remove(f"{directory}/{name}")
+        names = [(name, paths.maybe_parse_segment_name(name)) for name in list_directory(directory)]
+        unnamed = [name for name, meaning in names if meaning and not log.manifest.names(meaning)]
+        for name in unnamed:
+            disk.remove(f"{directory}/{name}")
+        if unnamed:
+            disk.sync_dir(directory)  # they may hold what was redacted, and must not come back
         remove_leftovers_locked(log.store, disk)
 
 

@@ -242,6 +242,8 @@ class _Run:
                 if self._erased:
                     with self._lock:  # no writer leads; a writer whose request is lost appends for itself
                         clear_requests(log.store, self._disk)
+                # A power loss must not bring back the names of files that hold what was redacted.
+                self._disk.sync_dir(paths.segments_path(log.store))
                 events, before = log.manifest.removed_events - started.removed_before, started.bytes
                 after = segment_bytes(log.store)
                 append_finished(self._writer, started, events, after)
