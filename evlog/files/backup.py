@@ -50,7 +50,7 @@ from evlog.files.log.crafted import refuses_crafted_content
 from evlog.files.log.log import Log
 from evlog.files.log.manifest_file import manifest_crc, read_manifest, replace_manifest
 from evlog.files.log.parts import SegmentMoved, missing
-from evlog.files.write.create import check_outside
+from evlog.files.write.create import check_outside, make_directories
 from evlog.files.write.roll import sync_names
 from evlog.model.reports import Backup
 from evlog.model.retention import REDACTIONS_STREAM
@@ -82,8 +82,7 @@ def backup_store(
 
 def _back_up(log: Log, out: str, links: bool, progress: Progress | None, disk: Disk) -> Backup:
     _check_place(log, out)
-    disk.make_dir(out, like=log.store)
-    disk.make_dir(paths.segments_path(out))
+    make_directories(out, disk, like=log.store)
     compacting = FileLock(paths.compaction_path(out), 0.0, disk, readable=False)
     writing = FileLock(paths.lock_path(out), _PATIENCE_SECONDS, disk, readable=False)
     try:
@@ -283,10 +282,16 @@ class _Run:
     def _remove_others(self, manifest: Manifest) -> None:
         """Remove what a compaction of the source has replaced, and what a killed run left."""
         directory = paths.segments_path(self._out)
-        for name in list_directory(directory):
-            meaning = paths.maybe_parse_segment_name(name)
-            if name.endswith(paths.TEMPORARY) if meaning is None else not manifest.names(meaning):
-                self._disk.remove(f"{directory}/{name}")
+        names = [(name, paths.maybe_parse_segment_name(name)) for name in list_directory(directory)]
+        others = [
+            name
+            for name, meaning in names
+            if (name.endswith(paths.TEMPORARY) if meaning is None else not manifest.names(meaning))
+        ]
+        for name in others:
+            self._disk.remove(f"{directory}/{name}")
+        if others:
+            self._disk.sync_dir(directory)  # they may hold what was redacted, and must not come back
 
     def _delete_snapshots(self) -> None:
         """Delete the copy's snapshots that may hold what a redaction has erased; each run does so again."""

@@ -8,15 +8,22 @@ is tried; EVLOG_TEST_STRIDE=1 tries all of them, which takes minutes.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
+import pytest
+
 import evlog
 from evlog import EventStore
-from tests.crash import explore
+from evlog.files.backup import backup_store
+from evlog.files.disk import files
+from tests.crash import explore, recordings
 from tests.crash.check import open_store
+from tests.crash.disk import RecordingDisk, World
 from tests.crash.history import Knowledge, event
+from tests.crash.states import crash_states
 from tests.crash.steps import crashes, record_steps
 
 STRIDE: Final = explore.step_of(11)
@@ -112,3 +119,32 @@ def test_whatever_a_crash_leaves_an_event_is_visible_or_redacted_and_then_erased
         for share in explore.shares(recording, 1)
     ]
     explore.expect(explore.run(jobs), 500 // STRIDE)
+
+
+def back_up(source: EventStore, path: str, disk: RecordingDisk) -> None:
+    backup_store(source.path, path, links=False, disk=disk)
+
+
+def mirror(source: EventStore, path: str, disk: RecordingDisk) -> None:
+    with open_store(path, create=True, disk=disk) as copy:
+        evlog.mirror(source, copy)
+
+
+@pytest.mark.parametrize("copy", [back_up, mirror])
+def test_no_power_loss_brings_what_was_erased_back_to_a_copy(
+    copy: Callable[[EventStore, str, RecordingDisk], None], root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_copy_range", lambda *_: 0)  # the test disk must see what is copied
+    world = World(root)
+    with recordings.scratch() as elsewhere, open_store(f"{elsewhere}/store", create=True) as source:
+        for _ in range(2):
+            source.append("s", hidden(1, 2, 3))
+            copy(source, f"{root}/above/store", RecordingDisk(world))
+            source.redact(id_of(1), reason="asked for")
+            source.compact()
+    states = list(crash_states(world.now, random.Random(1), 50))
+    assert len(states) > 1
+    for state in states:
+        content = b"".join(state.files.values())
+        assert secret(1) not in content
+        assert secret(2) in content

@@ -55,7 +55,12 @@ from evlog.files.log.later import maybe_later_log
 from evlog.files.log.manifest_file import manifest_crc, replace_manifest
 from evlog.files.log.parts import OpenParts, SealedPart
 from evlog.files.log.removed import RemovedEvents
-from evlog.files.write.create import DEFAULT_SEGMENT_BYTES, DEFAULT_SEGMENT_EVENTS, check_outside
+from evlog.files.write.create import (
+    DEFAULT_SEGMENT_BYTES,
+    DEFAULT_SEGMENT_EVENTS,
+    check_outside,
+    make_directories,
+)
 from evlog.files.write.roll import create_segment, new_tag, sync_names
 from evlog.model.events import id_text
 from evlog.model.named import NamedTuple
@@ -98,7 +103,7 @@ def salvage_store(
     check_outside(out, store)
     named = _named_logs(store)
     manifest, tasks = _find_segments(store)
-    disk.make_dir(out, like=store)
+    make_directories(out, disk, like=store)
     try:
         return _copy_store(store, named, manifest, tasks, out, progress, disk)
     except (Exception, KeyboardInterrupt):
@@ -117,7 +122,6 @@ def _copy_store(
     disk: Disk,
 ) -> SalvageReport:
     """Copy what is whole of the segments; `named` has the logs that the manifest named before."""
-    disk.make_dir(paths.segments_path(out))
     total, done = sum(task.size for task in tasks), 0
     kept: list[SegmentInfo] = []
     losses: list[Loss] = []

@@ -147,6 +147,7 @@ def remove_history(
             erased = find_unerased(part, redacted, part.last_position)
             if (plan := _plan_removal(part, positions[own], erased)) is not None:
                 replace_segments(log, lock, disk, [part.info], _rewrite(log, disk, plan))
+                disk.sync_dir(paths.segments_path(log.store))  # no power loss must bring the old files back
     finally:
         lock.close()
         compacting.release()

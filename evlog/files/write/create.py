@@ -49,7 +49,7 @@ def create_store(
         if os.path.lexists(paths.manifest_path(path)):  # it was being made by another process
             return False
         raise
-    _make_dirs(path, disk)
+    make_directories(path, disk)
     lock = FileLock(paths.lock_path(path), lock_timeout_seconds, disk, readable=False)
     try:
         with lock:
@@ -127,10 +127,14 @@ def _check_leftovers(path: str) -> None:
                 )
 
 
-def _make_dirs(path: str, disk: Disk) -> None:
-    """Make the directories and their names durable, also those that a process left unsynced when it died."""
+def make_directories(path: str, disk: Disk, *, like: str | None = None) -> None:
+    """Make a store's directories and their names durable, also those that a dead process left unsynced.
+
+    Args:
+        like: as `Disk.make_dir`.
+    """
     path = os.path.abspath(path)
-    disk.make_dir(path)
+    disk.make_dir(path, like=like)
     device = os.stat(path).st_dev
     above = path
     while above != os.path.dirname(above) and os.stat(above := os.path.dirname(above)).st_dev == device:
