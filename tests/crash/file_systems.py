@@ -48,14 +48,13 @@ _REFUSED: Final = 9  # the exit code of a writer whose sync failed
 
 
 class Kind(NamedTuple):
-    """A file system, how it is made and mounted, and the sectors of its device, which are never torn.
+    """A file system, how it is mounted, and the sectors of its device, which are never torn.
 
     `image_bytes`: the smallest that its mkfs accepts, or a little more.
     """
 
     name: str
     image_bytes: int
-    make: Sequence[str] = ()
     options: Sequence[str] = ()
     sector_bytes: int = 512
 
@@ -116,7 +115,7 @@ def recorded(kind: Kind, scenario: Scenario) -> Iterator[Recorded]:
         start, image, record = (Path(root, name) for name in ("start", "image", "record"))
         with image.open("wb") as file:
             file.truncate(kind.image_bytes)
-        run(f"mkfs.{kind.program}", "-q", *kind.make, str(image))
+        run(f"mkfs.{kind.program}", "-q", str(image))
         _copy(image, start)
         with (
             recorded_device(image, record, kind.sector_bytes) as device,
@@ -186,7 +185,8 @@ def _check_state(done: Recorded, known: Knowledge, moment: int, durable: Path, k
 
 
 def _digest(durable: Path, kept: list[Operation], known: Knowledge) -> bytes:
-    digest = blake2b(f"{durable.stat().st_mtime_ns} {len(known.acked)}".encode(), digest_size=16)
+    knows = len(known.acked), known.delivered, known.handled, known.parked
+    digest = blake2b(f"{durable.stat().st_mtime_ns} {knows}".encode(), digest_size=16)
     for write in kept:
         digest.update(write.offset.to_bytes(8, "little") + write.data)
     return digest.digest()
@@ -330,10 +330,14 @@ def _fail(path: str, appends: Sequence[Append], *, killed: bool) -> None:
     """Append in a process of its own, whose device refuses that; end it before or after it has noted that."""
     child = os.fork()
     if child == 0:
-        with contextlib.suppress(StoreIOError):
+        code = 1
+        try:
             open_store(path, disk=_DeadlyDisk() if killed else DISK).append_many(appends)
-            os._exit(0)
-        os._exit(_REFUSED)
+            code = 0
+        except StoreIOError:
+            code = _REFUSED
+        finally:
+            os._exit(code)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == _REFUSED, "it acknowledged an event that the device refused"
 

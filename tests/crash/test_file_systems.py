@@ -28,7 +28,7 @@ def test_a_power_loss_takes_nothing_that_was_acknowledged(kind: Kind, name: str)
         assert (b"refused 0" in {operation.data for operation in done.operations}) == (
             name == "refused writes"
         )
-        explore.expect(power_losses(done, explore.usually(4, long=40), seed=1), 4)
+        explore.expect(power_losses(done, explore.usually(4, long=40), seed=1), 1)
 
 
 def test_a_power_loss_shows_a_missing_sync(monkeypatch: pytest.MonkeyPatch) -> None:
