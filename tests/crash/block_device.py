@@ -22,6 +22,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any, Final, NamedTuple
 
 _HEAD: Final = struct.Struct("<cQI")  # of each operation in the record: its kind, its offset, its bytes
 _NOTHING: Final = b"\0"  # in the file `refused`: no write is refused
+_DETACH_SECONDS: Final = 30.0
 _TOP: Final = Path(__file__).parents[2]
 _PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
@@ -104,10 +106,18 @@ def recorded_device(image: Path, record: Path, sector_bytes: int) -> Iterator[Re
                 try:
                     yield RecordedDevice(loop, served)
                 finally:
-                    run("losetup", "--detach", loop)
+                    _detach(loop)
         except BaseException:
             server.kill()  # a file system that is still in use would keep it
             raise
+
+
+def _detach(loop: str) -> None:
+    """Return once the loop device has let go of its file; a process that opens the device delays that."""
+    run("losetup", "--detach", loop)
+    attached, end = Path("/sys/block", Path(loop).name, "loop"), time.monotonic() + _DETACH_SECONDS
+    while attached.exists() and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def read_record(record: Path) -> list[Operation]:

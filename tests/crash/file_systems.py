@@ -173,7 +173,8 @@ def _check_state(done: Recorded, known: Knowledge, moment: int, durable: Path, k
     if digest in done.digests:
         return
     done.digests.add(digest)
-    image = durable.with_name("crashed")
+    # A new file each time: mount would take a loop device that this one still has, with pages of its content.
+    image = durable.with_name(f"crashed-{len(done.digests)}")
     _copy(durable, image)
     _write(image, kept)
     kind = done.kind
@@ -182,6 +183,7 @@ def _check_state(done: Recorded, known: Knowledge, moment: int, durable: Path, k
             done.ran.check(f"{directory}/store", known)
     except Exception:  # noqa: BLE001 - any error is a finding
         done.failures.append(f"{kind.name}, power loss after {moment}:\n{traceback.format_exc()}")
+    image.unlink()
 
 
 def _digest(durable: Path, kept: list[Operation], known: Knowledge) -> bytes:

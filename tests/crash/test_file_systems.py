@@ -12,6 +12,9 @@ from tests.crash import explore
 from tests.crash.block_device import why_not
 from tests.crash.file_systems import KINDS, SCENARIOS, Kind, power_losses, recorded
 
+# One after another: mount opens every loop device to find a free one, which delays the end of others.
+pytestmark = pytest.mark.xdist_group("loop devices")
+
 _SOME = [kind for kind in KINDS if kind.name == kind.program]
 
 
