@@ -415,8 +415,8 @@ def _kept(records: KeyValue) -> list[tuple[str, Record]]:
 def _document(record: Record | None) -> dict[str, Any]:
     """Return what is in the record of a subscription.
 
-    Where another program has written it, the position is no number: its checkpoint is damaged, not missing,
-    and can be reset or deleted.
+    If another program has changed the record, its position is a text. So the checkpoint counts as damaged,
+    not as missing, and can be reset or deleted.
     """
     if record is None:
         return {}
