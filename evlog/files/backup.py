@@ -288,10 +288,7 @@ class _Run:
             for name, meaning in names
             if (name.endswith(paths.TEMPORARY) if meaning is None else not manifest.names(meaning))
         ]
-        for name in others:
-            self._disk.remove(f"{directory}/{name}")
-        if others:
-            self._disk.sync_dir(directory)  # they may hold what was redacted, and must not come back
+        self._disk.remove_all(directory, others)
 
     def _delete_snapshots(self) -> None:
         """Delete the copy's snapshots that may hold what a redaction has erased; each run does so again."""

@@ -71,10 +71,7 @@ def clear_leftovers(log: Log, lock: FileLock, disk: Disk) -> None:
         directory = paths.segments_path(log.store)
         names = [(name, paths.maybe_parse_segment_name(name)) for name in list_directory(directory)]
         unnamed = [name for name, meaning in names if meaning and not log.manifest.names(meaning)]
-        for name in unnamed:
-            disk.remove(f"{directory}/{name}")
-        if unnamed:
-            disk.sync_dir(directory)  # they may hold what was redacted, and must not come back
+        disk.remove_all(directory, unnamed)
         remove_leftovers_locked(log.store, disk)
 
 

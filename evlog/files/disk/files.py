@@ -25,7 +25,7 @@ from evlog.files.disk.opening import NO_ROOM, OWN_DIRECTORIES, check_directory, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Final
 
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP, errno.ENOTSUP})
@@ -230,6 +230,13 @@ class Disk:
             return
         except OSError as error:
             raise error_for(error, path) from error
+
+    def remove_all(self, directory: str, names: Sequence[str]) -> None:
+        """Remove files of a directory, durably: they may hold what was redacted, and must not come back."""
+        for name in names:
+            self.remove(f"{directory}/{name}")
+        if names:
+            self.sync_dir(directory)
 
     def remove_tree(self, path: str) -> None:
         """Remove a directory with all that is in it, as far as the system lets it."""

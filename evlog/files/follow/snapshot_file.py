@@ -113,9 +113,7 @@ def remove_leftovers(store: str, disk: Disk) -> None:
     lock = FileLock(paths.snapshots_lock_path(store), _LOCK_SECONDS, disk)
     try:
         with lock:
-            for name in _list_temporary(directory):
-                disk.remove(f"{directory}/{name}")
-            disk.sync_dir(directory)
+            disk.remove_all(directory, _list_temporary(directory))
     except LockTimeout:
         pass  # folds save all the time; the next call removes it
     finally:
